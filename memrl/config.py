@@ -1,0 +1,80 @@
+"""Typed configurations: frozen dataclasses that can be overridden, checked, and written as JSON."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from memrl.errors import MemrlError, unknown_name
+
+C = TypeVar("C")
+
+
+def override(config: C, owner: str, values: Mapping[str, Any]) -> C:
+    """A copy of the frozen dataclass `config` with some fields replaced, each name and type checked.
+
+    Args:
+        config: the dataclass instance that supplies the other fields.
+        owner: what the fields belong to, for the error message: "core gru".
+        values: field name to new value.
+
+    Raises:
+        MemrlError: for an unknown field (with the nearest match and the known ones) or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(type(config))
+    known = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
+    for name, value in values.items():
+        if name not in known:
+            raise unknown_name(f"hyperparameter of {owner}", name, known)
+        if not is_a(value, hints[name]):
+            raise MemrlError(f"{owner}: {name} is {value!r}, expected {describe(hints[name])}")
+    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+
+
+def is_a(value: Any, hint: Any) -> bool:
+    """Whether `value` has the annotated type `hint`; an int passes for a float, a bool only for a bool."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(is_a(value, option) for option in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(is_a(v, arguments[0]) for v in value)
+        return len(value) == len(arguments) and all(map(is_a, value, arguments))
+    if origin is not None:
+        return isinstance(value, origin)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, type(None) if hint is None else hint)
+
+
+def describe(hint: Any) -> str:
+    """A type annotation in words: "int", "float or None", "one of 'a', 'b'"."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(describe, arguments))
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin is tuple:
+        return f"a tuple of {describe(arguments[0])}"
+    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def check_types(config: Any, owner: str) -> None:
+    """Checks every field of a dataclass instance against its annotation.
+
+    Raises:
+        MemrlError: naming the first field whose value has another type.
+    """
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not is_a(value, hint):
+            raise MemrlError(f"{owner}: {name} is {value!r}, expected {describe(hint)}")

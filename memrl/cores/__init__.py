@@ -1,0 +1,64 @@
+"""Memory cores: one file each, all behind the contract of `memrl.cores.base`, all registered here."""
+
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+from memrl.config import check_types, override
+from memrl.cores.base import CoreConfig, MemoryCore
+from memrl.cores.gru import GRU, GRUConfig
+from memrl.cores.lstm import LSTM, LSTMConfig
+from memrl.cores.mlp import MLP, MLPConfig
+from memrl.cores.s5 import S5, S5Config
+from memrl.errors import MemrlError, check
+from memrl.registry import Registry
+
+
+class CoreSpec(NamedTuple):
+    """What the registry knows of a core."""
+
+    core: type[MemoryCore]
+    config: type[CoreConfig]
+
+
+CORES: Registry[CoreSpec] = Registry("core")
+CORES.register("gru", CoreSpec(GRU, GRUConfig))
+CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
+CORES.register("mlp", CoreSpec(MLP, MLPConfig))
+CORES.register("s5", CoreSpec(S5, S5Config))
+
+
+def list_cores() -> tuple[str, ...]:
+    """The names of all registered cores, sorted."""
+    return tuple(sorted(CORES))
+
+
+def make_core(name: str, features: int, *, rngs: nnx.Rngs, **hyperparameters: Any) -> MemoryCore:
+    """Makes the core called `name` that maps [T, B, features] to the same shape.
+
+    Raises:
+        MemrlError: for an unknown name or hyperparameter (with the nearest match and the known ones), or a value of the
+            wrong type or out of range.
+    """
+    return build_core(core_config(name, **hyperparameters), features, rngs=rngs)
+
+
+def core_config(name: str, **hyperparameters: Any) -> CoreConfig:
+    """The configuration of the core called `name`, defaults except for `hyperparameters`."""
+    return override(CORES[name].config(), f"core {name}", hyperparameters)
+
+
+def build_core(config: CoreConfig, features: int, *, rngs: nnx.Rngs) -> MemoryCore:
+    """Makes the core that `config` describes; see `make_core`."""
+    name = core_name(config)
+    check_types(config, f"core {name}")
+    check(features > 0, f"core {name}: features is {features}, expected more than 0")
+    return CORES[name].core(features, config, rngs=rngs)  # type: ignore[call-arg]
+
+
+def core_name(config: CoreConfig) -> str:
+    """The registered name of the core that `config` belongs to."""
+    for name, spec in CORES.items():
+        if type(config) is spec.config:
+            return name
+    raise MemrlError(f"core is a {type(config).__name__}, expected the configuration of one of {list_cores()}")

@@ -1,0 +1,62 @@
+"""The contract that every memory core satisfies, and the pieces that cores share."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from memrl.errors import check
+from memrl.types import Array, State
+
+
+@dataclasses.dataclass(frozen=True)
+class CoreConfig:
+    """Hyperparameters of a core: each core's file holds its own subclass."""
+
+
+class MemoryCore(nnx.Module):
+    """Maps a sequence of D features to a sequence of D features through a recurrent state.
+
+    A core implements `initial_state` and `unroll`. `reset` marks the first observation of an episode: the state before
+    it is consumed is the initial state, and nothing that happened before may leak through, in values or in gradients,
+    NaN and inf included (select with `where`, never multiply by zero). `unroll` over T steps equals T calls of `step`,
+    and any split of T into consecutive unrolls. The state is float32 (or complex64, or integer counters) whatever the
+    dtype of `x`; `y` has the dtype of `x`. tests/cores/test_contract.py holds every registered core to this.
+    """
+
+    features: int  # D
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state at the start of an episode: a pytree whose leaves are [B, ...]."""
+        raise NotImplementedError
+
+    def unroll(self, state: State, xs: Array, resets: Array) -> tuple[State, Array]:
+        """T steps: `xs` [T, B, D] and `resets` [T, B] bool give the last state and `ys` [T, B, D]."""
+        raise NotImplementedError
+
+    def step(self, state: State, x: Array, reset: Array) -> tuple[State, Array]:
+        """One step: `x` [B, D] and `reset` [B] bool give the next state and `y` [B, D]."""
+        state, ys = self.unroll(state, x[None], reset[None])
+        return state, ys[0]
+
+
+def _follow_input(arrays: tuple[Any, ...], /, dtype: Any = None, **_: Any) -> tuple[Any, ...]:
+    """Compute in the dtype of the input (the first array), whatever the parameters are stored in."""
+    return tuple(None if a is None else jnp.asarray(a, dtype or arrays[0].dtype) for a in arrays)
+
+
+Linear = partial(nnx.Linear, promote_dtype=_follow_input)
+"""`flax.nnx.Linear` with float32 parameters that computes in the dtype of its input."""
+
+
+def readout(width: int, features: int, rngs: nnx.Rngs) -> nnx.Linear | None:
+    """The projection from a state of `width` back to D features; none when they agree."""
+    return None if width == features else Linear(width, features, rngs=rngs)
+
+
+def check_positive(owner: str, **values: float | None) -> None:
+    """Raises `MemrlError` naming the first value that is given and not above zero."""
+    for name, value in values.items():
+        check(value is None or value > 0, f"{owner}: {name} is {value}, expected more than 0")

@@ -1,0 +1,53 @@
+"""GRU: the gated recurrent unit (Cho et al. 2014), in the form of cuDNN and `flax.nnx.GRUCell`.
+
+    r, z = sigmoid(W_rz x + b_rz + U_rz h)
+    n    = tanh(W_n x + b_n + r * (U_n h))
+    h'   = (1 - z) n + z h
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+
+from memrl.cores.base import CoreConfig, Linear, MemoryCore, check_positive, readout
+from memrl.kernels import gru_scan
+from memrl.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class GRUConfig(CoreConfig):
+    """Hyperparameters of a GRU."""
+
+    hidden_size: int | None = None
+    """Width N of the state; the core's width D when not given."""
+
+    def __post_init__(self):
+        check_positive("core gru", hidden_size=self.hidden_size)
+
+
+class GRU(MemoryCore):
+    """Gated recurrent unit; its state is h [B, N] float32."""
+
+    def __init__(self, features: int, config: GRUConfig = GRUConfig(), *, rngs: nnx.Rngs):
+        self.features = features
+        self.hidden_size = N = config.hidden_size or features
+        self.input = Linear(features, 3 * N, rngs=rngs)
+        self.recurrent = nnx.Param(orthogonal_gates(3, N, rngs))
+        self.readout = readout(N, features, rngs)
+
+    def initial_state(self, batch_size: int) -> Array:
+        """Zeros [B, N]."""
+        return jnp.zeros((batch_size, self.hidden_size))
+
+    def unroll(self, state: Array, xs: Array, resets: Array) -> tuple[Array, Array]:
+        """See `MemoryCore.unroll`."""
+        hs, state = gru_scan(self.input(xs), self.recurrent[...], state, resets)
+        ys = hs.astype(xs.dtype)
+        return state, ys if self.readout is None else self.readout(ys)
+
+
+def orthogonal_gates(gates: int, width: int, rngs: nnx.Rngs) -> Array:
+    """[N, gates * N]: each gate's recurrent matrix is orthogonal, so that h keeps its scale at the start."""
+    init = nnx.initializers.orthogonal()
+    return jnp.concatenate([init(rngs.params(), (width, width), jnp.float32) for _ in range(gates)], axis=1)

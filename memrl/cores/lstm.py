@@ -1,0 +1,54 @@
+"""LSTM (Hochreiter & Schmidhuber 1997; forget gate of Gers et al. 2000), as `flax.nnx.OptimizedLSTMCell`.
+
+    i, f, o = sigmoid(W_ifo x + b_ifo + U_ifo h),   g = tanh(W_g x + b_g + U_g h)
+    c' = f c + i g,   h' = o tanh(c')
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+
+from memrl.cores.base import CoreConfig, Linear, MemoryCore, check_positive, readout
+from memrl.cores.gru import orthogonal_gates
+from memrl.kernels import lstm_scan
+from memrl.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTMConfig(CoreConfig):
+    """Hyperparameters of an LSTM."""
+
+    hidden_size: int | None = None
+    """Width N of the hidden and the cell state; the core's width D when not given."""
+    forget_bias: float = 1.0
+    """Starting value of the forget gate's bias: above zero, memory is kept from the start."""
+
+    def __post_init__(self):
+        check_positive("core lstm", hidden_size=self.hidden_size)
+
+
+class LSTM(MemoryCore):
+    """Long short-term memory; its state is (h, c), each [B, N] float32."""
+
+    def __init__(self, features: int, config: LSTMConfig = LSTMConfig(), *, rngs: nnx.Rngs):
+        self.features = features
+        self.hidden_size = N = config.hidden_size or features
+        self.input = Linear(features, 4 * N, rngs=rngs)
+        bias = self.input.bias
+        assert bias is not None
+        bias[...] = bias[...].at[N : 2 * N].set(config.forget_bias)
+        self.recurrent = nnx.Param(orthogonal_gates(4, N, rngs))
+        self.readout = readout(N, features, rngs)
+
+    def initial_state(self, batch_size: int) -> tuple[Array, Array]:
+        """Zeros, twice [B, N]."""
+        return jnp.zeros((batch_size, self.hidden_size)), jnp.zeros((batch_size, self.hidden_size))
+
+    def unroll(
+        self, state: tuple[Array, Array], xs: Array, resets: Array
+    ) -> tuple[tuple[Array, Array], Array]:
+        """See `MemoryCore.unroll`."""
+        hs, state = lstm_scan(self.input(xs), self.recurrent[...], *state, resets)
+        ys = hs.astype(xs.dtype)
+        return state, ys if self.readout is None else self.readout(ys)
