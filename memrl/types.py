@@ -44,6 +44,5 @@ class Trajectory(NamedTuple):
     """What a rollout leaves: T steps of B environments, and all that is needed to replay them."""
 
     transitions: Transition  # leaves [T, B, ...]
-    initial_state: State  # leaves [B, ...]: recurrent state before the first step
-    chunk_states: State  # leaves [T // C, B, ...]: recurrent state before each chunk of C steps
+    chunk_states: State  # leaves [T / C, B, ...]: recurrent state before each chunk of C steps
     last_value: Array  # [B] V(observation after the last step)

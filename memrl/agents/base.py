@@ -1,0 +1,46 @@
+"""What an agent is."""
+
+import dataclasses
+from typing import Any, Protocol
+
+from memrl.networks import ActorCritic
+from memrl.types import Array, Key, Observation, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentConfig:
+    """Hyperparameters of an agent: each algorithm's file holds its own subclass."""
+
+    num_envs: int = 64
+    """Number B of environments that run side by side."""
+    num_steps: int = 128
+    """Steps T that each environment takes between two updates."""
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of one update, B * T."""
+        return self.num_envs * self.num_steps
+
+
+class Agent(Protocol):
+    """Two pure functions, `init` and `update`, that can be jitted, scanned, vmapped and sharded.
+
+    Made from an environment, its parameters, a function that makes the network, a configuration and the number of
+    updates of the run. The other two functions say how a trained state acts.
+    """
+
+    def init(self, key: Key) -> PyTree:
+        """The train state before the first update."""
+        ...
+
+    def update(self, state: Any) -> tuple[Any, dict[str, Array]]:
+        """The train state after one more update, and the update's metrics, scalars all of them."""
+        ...
+
+    def network(self, state: Any) -> ActorCritic:
+        """The network with the state's parameters."""
+        ...
+
+    def see(self, state: Any, observation: Observation) -> Observation:
+        """What the network sees of an observation [..., *shape]: its normalisation, if any."""
+        ...

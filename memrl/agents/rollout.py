@@ -1,0 +1,159 @@
+"""Collecting experience: T steps of B environments under the current policy, and cutting it into sequences."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from memrl.networks import ActorCritic
+from memrl.types import Array, Key, Observation, State, Trajectory, Transition
+
+
+class Rollout(NamedTuple):
+    """Where B environments and the agent's memory stand between two rollouts."""
+
+    environment: Any  # state of the vectorised environment, leaves [B, ...]
+    observation: Observation  # [B, ...]
+    reset: Array  # [B] bool, observation is the first of its episode
+    memory: State  # leaves [B, ...], before observation is consumed
+    episode_return: Array  # [B] of the running episode
+    episode_length: Array  # [B] int32
+
+
+class Episodes(NamedTuple):
+    """The episodes that ended during a rollout."""
+
+    count: Array  # [] int32
+    mean_return: Array  # [] NaN when none ended
+    mean_length: Array  # [] NaN when none ended
+
+
+def init_rollout(env: Any, env_params: Any, network: ActorCritic, num_envs: int, key: Key) -> Rollout:
+    """B environments at the start of their first episodes."""
+    observation, environment = jax.vmap(env.reset, (0, None))(environment_keys(key, num_envs), env_params)
+    return Rollout(
+        environment,
+        observation,
+        jnp.ones(num_envs, bool),
+        network.initial_state(num_envs),
+        jnp.zeros(num_envs),
+        jnp.zeros(num_envs, jnp.int32),
+    )
+
+
+def collect(
+    env: Any,
+    env_params: Any,
+    network: ActorCritic,
+    see: Callable[[Observation], Observation],
+    rollout: Rollout,
+    key: Key,
+    num_steps: int,
+    chunk_length: int,
+) -> tuple[Rollout, Trajectory, Episodes]:
+    """Takes `num_steps` steps in every environment.
+
+    Args:
+        env: a gymnax environment.
+        env_params: its parameters.
+        network: policy, value and memory.
+        see: what the network sees of an observation (its normalisation); the trajectory keeps the observation itself.
+        rollout: where to start.
+        key: each environment's randomness derives from its index, so that results do not depend on how B is split.
+        num_steps: T.
+        chunk_length: C, a divisor of T; the memory's state is kept at the start of each chunk.
+    """
+    num_envs = rollout.reset.shape[0]
+
+    keys = environment_keys(key, num_envs)
+
+    def step(rollout: Rollout, t: Array) -> tuple[Rollout, tuple[Transition, Array, Array]]:
+        action_keys, env_keys = _two_keys(keys, t)
+        memory, output = network.step(rollout.memory, see(rollout.observation), rollout.reset)
+        action = jax.vmap(lambda policy, k: policy.sample(seed=k))(output.policy, action_keys)
+        observation, environment, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
+            env_keys, rollout.environment, network.environment_action(action), env_params
+        )
+        truncated = truncated & ~terminated
+
+        def value_of_final_observation():
+            final = see(info["final_observation"])
+            return network.step(memory, final, jnp.zeros(num_envs, bool))[1].value
+
+        final_value = lax.cond(
+            any_of_all_seeds(truncated), value_of_final_observation, lambda: jnp.zeros(num_envs)
+        )
+        transition = Transition(
+            observation=rollout.observation,
+            reset=rollout.reset,
+            action=action,
+            log_prob=output.policy.log_prob(action),
+            value=output.value,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            final_value=jnp.where(truncated, final_value, 0),
+        )
+        done = terminated | truncated
+        episode_return, episode_length = rollout.episode_return + reward, rollout.episode_length + 1
+        rollout = Rollout(
+            environment,
+            observation,
+            done,
+            memory,
+            jnp.where(done, 0, episode_return),
+            jnp.where(done, 0, episode_length),
+        )
+        return rollout, (transition, episode_return, episode_length)
+
+    def chunk(rollout: Rollout, times: Array):
+        start = rollout.memory
+        rollout, steps = lax.scan(step, rollout, times)
+        return rollout, (start, steps)
+
+    times = jnp.arange(num_steps).reshape(-1, chunk_length)
+    rollout, (chunk_states, steps) = lax.scan(chunk, rollout, times)
+    transitions, returns, lengths = jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), steps)
+    _, last = network.step(rollout.memory, see(rollout.observation), rollout.reset)
+    trajectory = Trajectory(transitions, chunk_states, last.value)
+    return rollout, trajectory, _ended(transitions.terminated | transitions.truncated, returns, lengths)
+
+
+def environment_keys(key: Key, num_envs: int) -> Key:
+    """A key per environment, [B], derived from the environment's index."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_envs))
+
+
+def _two_keys(keys: Key, t: Array) -> Key:
+    """Two new keys per environment, [2, B], for step t. One call: each use of threefry costs 0.2 s to compile."""
+    return jax.vmap(lambda i: jax.vmap(jax.random.fold_in, (0, None))(keys, i))(2 * t + jnp.arange(2))
+
+
+@jax.custom_batching.custom_vmap
+def any_of_all_seeds(flags: Array) -> Array:
+    """Whether any flag is set, also across a `vmap` over seeds, so that a `cond` on it stays a branch under `vmap`."""
+    return jnp.any(flags)
+
+
+@any_of_all_seeds.def_vmap
+def _any_of_all_seeds_vmap(axis_size: int, in_batched: list[bool], flags: Array) -> tuple[Array, bool]:
+    del axis_size, in_batched
+    return any_of_all_seeds(flags), False
+
+
+def _ended(done: Array, returns: Array, lengths: Array) -> Episodes:
+    count = jnp.sum(done, dtype=jnp.int32)
+
+    def mean(x):
+        return jnp.where(count > 0, jnp.sum(x, where=done) / jnp.maximum(count, 1), jnp.nan)
+
+    return Episodes(count, mean(returns), mean(lengths.astype(jnp.float32)))
+
+
+def to_sequences(x: Array, chunk_length: int) -> Array:
+    """[T, B, ...] as [C, K, ...]: the K = (T / C) B contiguous sequences of C steps, all chunks of time 0 first."""
+    T, B = x.shape[:2]
+    x = x.reshape(T // chunk_length, chunk_length, B, *x.shape[2:])
+    return jnp.swapaxes(x, 0, 1).reshape(chunk_length, T // chunk_length * B, *x.shape[3:])

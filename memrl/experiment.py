@@ -1,0 +1,127 @@
+"""The typed description of a run, and its assembly: environment + network + agent."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from memrl.agents import AGENTS, Agent, AgentConfig, PPOConfig, agent_name
+from memrl.config import check_types
+from memrl.cores import CoreConfig, GRUConfig
+from memrl.envs import make_env
+from memrl.envs.wrappers import PreviousStep
+from memrl.errors import check
+from memrl.networks import ActorCritic, NetworkConfig
+from memrl.types import Array, Key
+
+EnvOption = bool | int | float | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A run, described completely: the same experiment and seed give the same parameters, bit for bit."""
+
+    env: str
+    """Name of the environment; see `memrl list envs`."""
+    env_options: Mapping[str, EnvOption] = dataclasses.field(default_factory=dict)
+    """Options of the environment that differ from its defaults."""
+    core: CoreConfig | tuple[CoreConfig, ...] = GRUConfig()
+    """The memory core; several are used in turn by the layers of the stack."""
+    network: NetworkConfig = NetworkConfig()
+    """The network round the core."""
+    agent: AgentConfig = PPOConfig()
+    """The algorithm and its hyperparameters."""
+    total_steps: int = 1_000_000
+    """Environment steps of the run, per seed; rounded up to whole updates."""
+    seed: int = 0
+    """The first seed."""
+    num_seeds: int = 1
+    """Independent agents, trained side by side in one program."""
+    evaluation_episodes: int = 128
+    """Episodes of the evaluation after training, per seed and policy."""
+    best_return: float | None = None
+    """The best possible return, where it is known: a line in the learning curve."""
+    chance_return: float | None = None
+    """The return of an agent without memory, where it is known: a line in the learning curve."""
+
+    def __post_init__(self):
+        check_types(self, "experiment")
+        for name in ("total_steps", "num_seeds", "evaluation_episodes"):
+            value = getattr(self, name)
+            check(value >= 1, f"experiment: {name} is {value}, expected at least 1")
+        check(0 <= self.seed < 2**32, f"experiment: seed is {self.seed}, expected between 0 and 2**32 - 1")
+        check(bool(self.cores), "experiment: core is an empty tuple, expected at least one core")
+        check_types(self.agent, agent_name(self.agent))
+        check_types(self.network, "network")
+
+    @property
+    def cores(self) -> tuple[CoreConfig, ...]:
+        """The cores of the stack, used in turn."""
+        return self.core if isinstance(self.core, tuple) else (self.core,)
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the whole run."""
+        return math.ceil(self.total_steps / self.agent.steps_per_update)
+
+
+class Assembly(NamedTuple):
+    """What an experiment describes, made."""
+
+    env: Any  # a gymnax environment, as the agent sees it
+    env_params: Any
+    agent: Agent
+
+
+def assemble(experiment: Experiment) -> Assembly:
+    """Makes the environment, the network's constructor and the agent.
+
+    Raises:
+        MemrlError: for anything in the experiment that cannot be made.
+    """
+    env, env_params = make_env(experiment.env, **experiment.env_options)
+    network = experiment.network
+    if network.previous_action or network.previous_reward or network.episode_start:
+        env = PreviousStep(
+            env, action=network.previous_action, reward=network.previous_reward, start=network.episode_start
+        )
+    spaces = env.observation_space(env_params), env.action_space(env_params)
+
+    def make_network(rngs) -> ActorCritic:
+        return ActorCritic(*spaces, experiment.cores, network, rngs=rngs)
+
+    spec = AGENTS[agent_name(experiment.agent)]
+    agent = spec.agent(env, env_params, make_network, experiment.agent, experiment.num_updates)
+    return Assembly(env, env_params, agent)
+
+
+class TrainResult(NamedTuple):
+    """What training leaves."""
+
+    state: Any  # the agent's train state
+    metrics: dict[str, Array]  # [num_updates]
+
+
+def make_train(experiment: Experiment) -> Callable[[Key], TrainResult]:
+    """The whole run as one pure function of a key: jit it, vmap it over keys, shard it.
+
+        train = jax.jit(jax.vmap(memrl.make_train(experiment)))
+        result = train(memrl.seed_keys(experiment))
+    """
+    agent = assemble(experiment).agent
+
+    def train(key: Key) -> TrainResult:
+        state, metrics = jax.lax.scan(
+            lambda state, _: agent.update(state), agent.init(key), length=experiment.num_updates
+        )
+        return TrainResult(state, metrics)
+
+    return train
+
+
+def seed_keys(experiment: Experiment) -> Key:
+    """The key of each seed, [S]; a seed's key does not depend on how many others run beside it."""
+    seeds = range(experiment.seed, experiment.seed + experiment.num_seeds)
+    return jax.numpy.stack([jax.random.key(seed) for seed in seeds])

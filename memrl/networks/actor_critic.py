@@ -1,0 +1,116 @@
+"""The network of an agent: encoder, memory, policy and value."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import distrax
+from flax import nnx
+
+from memrl.cores import CoreConfig
+from memrl.errors import check
+from memrl.networks.encoders import Encoder
+from memrl.networks.heads import PolicyHead, ValueHead
+from memrl.networks.layers import Activation
+from memrl.networks.stack import MemoryStack, StackConfig
+from memrl.spaces import Space
+from memrl.types import Array, Observation, State
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the network round the memory."""
+
+    features: int = 128
+    """Width D of the encoder's last layer and of the memory."""
+    encoder_sizes: tuple[int, ...] = (128,)
+    """Widths of the encoder's layers before the last."""
+    head_sizes: tuple[int, ...] = (128,)
+    """Widths of the hidden layers of the policy's and of the value's head."""
+    activation: Activation = "relu"
+    """Nonlinearity of encoder and heads."""
+    critic: Literal["shared", "separate"] = "shared"
+    """Whether the value shares encoder and memory with the policy."""
+    stack: StackConfig = StackConfig()
+    """The layers round the memory core."""
+    previous_action: bool = False
+    """Whether the agent sees its previous action."""
+    previous_reward: bool = False
+    """Whether the agent sees its previous reward."""
+    episode_start: bool = False
+    """Whether the agent sees that an observation is the first of an episode."""
+
+    def __post_init__(self):
+        for name in ("encoder_sizes", "head_sizes"):
+            sizes = getattr(self, name)
+            check(
+                all(n >= 1 for n in sizes), f"network: {name} is {sizes}, expected widths of 1 or more each"
+            )
+        check(self.features >= 1, f"network: features is {self.features}, expected at least 1")
+
+
+class Output(NamedTuple):
+    """What the network says of an observation."""
+
+    policy: distrax.Distribution  # batch shape [...]
+    value: Array  # [...]
+
+
+class ActorCritic(nnx.Module):
+    """Policy and value on top of one memory, or of one each; the state is that of the memory, or of both."""
+
+    def __init__(
+        self,
+        observation_space: Space,
+        action_space: Space,
+        cores: Sequence[CoreConfig],
+        config: NetworkConfig = NetworkConfig(),
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.actor = Torso(observation_space, cores, config, rngs=rngs)
+        separate = config.critic == "separate"
+        self.critic = Torso(observation_space, cores, config, rngs=rngs) if separate else None
+        heads = (config.features, config.head_sizes, config.activation)
+        self.policy = PolicyHead(action_space, *heads, rngs=rngs)
+        self.value = ValueHead(*heads, rngs=rngs)
+
+    def initial_state(self, batch_size: int) -> State:
+        """The recurrent state at the start of an episode, leaves [B, ...]."""
+        torsos = [self.actor] if self.critic is None else [self.actor, self.critic]
+        return tuple(torso.memory.initial_state(batch_size) for torso in torsos)
+
+    def step(self, state: State, observation: Observation, reset: Array) -> tuple[State, Output]:
+        """One step: observations [B, ...] and `reset` [B] give the next state and the output, [B]."""
+        return self._apply("step", state, observation, reset)
+
+    def unroll(self, state: State, observations: Observation, resets: Array) -> tuple[State, Output]:
+        """T steps: observations [T, B, ...] and `resets` [T, B] give the last state and the outputs, [T, B]."""
+        return self._apply("unroll", state, observations, resets)
+
+    def environment_action(self, action: Array) -> Array:
+        """A sampled action as the environment takes it."""
+        return self.policy.environment_action(action)
+
+    def _apply(self, mode: str, state: State, observation: Observation, reset: Array) -> tuple[State, Output]:
+        actor_state, features = self.actor.run(mode, state[0], observation, reset)
+        if self.critic is None:
+            return (actor_state,), Output(self.policy(features), self.value(features))
+        critic_state, critic_features = self.critic.run(mode, state[1], observation, reset)
+        return (actor_state, critic_state), Output(self.policy(features), self.value(critic_features))
+
+
+class Torso(nnx.Module):
+    """Encoder and memory."""
+
+    def __init__(
+        self, space: Space, cores: Sequence[CoreConfig], config: NetworkConfig, *, rngs: nnx.Rngs
+    ):
+        sizes = (*config.encoder_sizes, config.features)
+        self.encoder = Encoder(space, sizes, config.activation, rngs=rngs)
+        self.memory = MemoryStack(config.features, cores, config.stack, rngs=rngs)
+
+    def run(self, mode: str, state: State, observation: Observation, reset: Array) -> tuple[State, Array]:
+        """Features D of one step or, with `mode` "unroll", of T steps."""
+        run = self.memory.unroll if mode == "unroll" else self.memory.step
+        return run(state, self.encoder(observation), reset)
