@@ -32,6 +32,26 @@ def override(config: C, owner: str, values: Mapping[str, Any]) -> C:
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
 
 
+def from_json(kind: type[C], data: Mapping[str, Any], owner: str) -> C:
+    """The dataclass that `dataclasses.asdict` and JSON wrote: lists become tuples, nested mappings dataclasses.
+
+    Raises:
+        MemrlError: for an unknown field, or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    values = {}
+    for name, value in data.items():
+        if name not in known:
+            raise unknown_name(f"field of {owner}", name, known)
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+            value = from_json(hints[name], value, f"{owner}.{name}")  # type: ignore[arg-type]
+        values[name] = tuple(value) if isinstance(value, list) else value
+    config = kind(**values)
+    check_types(config, owner)
+    return config
+
+
 def is_a(value: Any, hint: Any) -> bool:
     """Whether `value` has the annotated type `hint`; an int passes for a float, a bool only for a bool."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

@@ -3,16 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
+import tyro
 
 from memrl.agents import AGENTS, Agent, AgentConfig, PPOConfig, agent_name
-from memrl.config import check_types
-from memrl.cores import CoreConfig, GRUConfig
+from memrl.config import check_types, from_json
+from memrl.cores import CORES, CoreConfig, GRUConfig, core_name
 from memrl.envs import make_env
 from memrl.envs.wrappers import PreviousStep
-from memrl.errors import check
+from memrl.errors import MemrlError, check
 from memrl.networks import ActorCritic, NetworkConfig
 from memrl.types import Array, Key
 
@@ -25,7 +26,9 @@ class Experiment:
 
     env: str
     """Name of the environment; see `memrl list envs`."""
-    env_options: Mapping[str, EnvOption] = dataclasses.field(default_factory=dict)
+    env_options: Annotated[Mapping[str, EnvOption], tyro.conf.Suppress] = dataclasses.field(
+        default_factory=dict
+    )
     """Options of the environment that differ from its defaults."""
     core: CoreConfig | tuple[CoreConfig, ...] = GRUConfig()
     """The memory core; several are used in turn by the layers of the stack."""
@@ -37,7 +40,7 @@ class Experiment:
     """Environment steps of the run, per seed; rounded up to whole updates."""
     seed: int = 0
     """The first seed."""
-    num_seeds: int = 1
+    seeds: int = 1
     """Independent agents, trained side by side in one program."""
     evaluation_episodes: int = 128
     """Episodes of the evaluation after training, per seed and policy."""
@@ -48,7 +51,7 @@ class Experiment:
 
     def __post_init__(self):
         check_types(self, "experiment")
-        for name in ("total_steps", "num_seeds", "evaluation_episodes"):
+        for name in ("total_steps", "seeds", "evaluation_episodes"):
             value = getattr(self, name)
             check(value >= 1, f"experiment: {name} is {value}, expected at least 1")
         check(0 <= self.seed < 2**32, f"experiment: seed is {self.seed}, expected between 0 and 2**32 - 1")
@@ -65,6 +68,41 @@ class Experiment:
     def num_updates(self) -> int:
         """Updates of the whole run."""
         return math.ceil(self.total_steps / self.agent.steps_per_update)
+
+
+def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as JSON values; cores and agent carry the `name` they are registered under."""
+    cores = [{"name": core_name(core), **dataclasses.asdict(core)} for core in experiment.cores]
+    return {
+        **dataclasses.asdict(experiment),
+        "core": cores if isinstance(experiment.core, tuple) else cores[0],
+        "agent": {"name": agent_name(experiment.agent), **dataclasses.asdict(experiment.agent)},
+    }
+
+
+def experiment_from_json(data: Mapping[str, Any]) -> Experiment:
+    """The experiment that `experiment_to_json` wrote.
+
+    Raises:
+        MemrlError: for unknown or mistyped fields, as an older or newer version may have written.
+    """
+
+    def core(fields: Mapping[str, Any]) -> CoreConfig:
+        return from_json(CORES[fields["name"]].config, _without_name(fields), f"core {fields['name']}")
+
+    try:
+        cores, agent = data["core"], data["agent"]
+        fields = dict(data)
+        fields["core"] = tuple(map(core, cores)) if isinstance(cores, list) else core(cores)
+        fields["agent"] = from_json(AGENTS[agent["name"]].config, _without_name(agent), agent["name"])
+        fields["network"] = from_json(NetworkConfig, data["network"], "network")
+        return from_json(Experiment, fields, "experiment")
+    except KeyError as error:
+        raise MemrlError(f"experiment has no field {error.args[0]!r}") from error
+
+
+def _without_name(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != "name"}
 
 
 class Assembly(NamedTuple):
@@ -123,5 +161,5 @@ def make_train(experiment: Experiment) -> Callable[[Key], TrainResult]:
 
 def seed_keys(experiment: Experiment) -> Key:
     """The key of each seed, [S]; a seed's key does not depend on how many others run beside it."""
-    seeds = range(experiment.seed, experiment.seed + experiment.num_seeds)
+    seeds = range(experiment.seed, experiment.seed + experiment.seeds)
     return jax.numpy.stack([jax.random.key(seed) for seed in seeds])

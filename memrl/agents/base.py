@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Protocol
 
 from memrl.networks import ActorCritic
-from memrl.types import Array, Key, Observation, PyTree
+from memrl.types import Array, Key, Observation, PyTree, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Agent(Protocol):
 
     def update(self, state: Any) -> tuple[Any, dict[str, Array]]:
         """The train state after one more update, and the update's metrics, scalars all of them."""
+        ...
+
+    def collect(self, state: Any, key: Key) -> tuple[Any, Trajectory, Any]:
+        """Where the environments stand after T more steps, the trajectory, and the episodes that ended."""
         ...
 
     def network(self, state: Any) -> ActorCritic:

@@ -1,0 +1,262 @@
+"""The `memrl` command: train, eval, list."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import jax
+import tyro
+
+from memrl.agents import list_agents
+from memrl.cores import core_config, list_cores
+from memrl.cores import core_name as name_of_core
+from memrl.envs import env_options, list_envs
+from memrl.errors import MemrlError, check, unknown_name
+from memrl.experiment import Experiment, seed_keys
+from memrl.runner import Interrupted, RunOptions, load_states, run
+from memrl.runner.evaluation import evaluate, summarise
+
+_USAGE = """\
+usage: memrl COMMAND ...
+
+  memrl train CONFIG   train the agent that a config script describes
+  memrl eval RUN       evaluate a trained agent on fresh episodes
+  memrl list WHAT      the names of all cores, envs or agents
+
+memrl COMMAND --help says more. To begin with: memrl train configs/quickstart.py
+"""
+
+T = TypeVar("T")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; a user's mistake ends it with one line and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[list[str]], None]] = {"train": train, "eval": evaluate_run, "list": list_names}
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_USAGE, end="")
+        elif arguments[0] not in commands:
+            raise unknown_name("command", arguments[0], commands)
+        else:
+            commands[arguments[0]](arguments[1:])
+    except MemrlError as error:
+        print(f"memrl: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"memrl: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as error:
+        sys.exit(128 + error.signal_number)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def train(arguments: list[str]) -> None:
+    """Trains the agent that a config script describes, and leaves a run folder."""
+    script, core, env = _first_look(arguments)
+    experiment = load_config(script)
+    if core is not None:
+        experiment = dataclasses.replace(experiment, core=core_config(core))
+    if env is not None and env != experiment.env:
+        experiment = dataclasses.replace(
+            experiment, env=env, env_options={}, best_return=None, chance_return=None
+        )
+    experiment, options, out = _parse_train(arguments, script, experiment)
+    enable_compilation_cache()
+    cores = "-".join(dict.fromkeys(map(name_of_core, experiment.cores)))
+    run(experiment, out or Path("runs") / f"{script.stem}-{cores}", options, script)
+
+
+def _first_look(arguments: list[str]) -> tuple[Path, str | None, str | None]:
+    """The config script, and the core and environment that replace the script's: they decide which options exist."""
+    scripts = [a for a in arguments if a.endswith(".py") and not a.startswith("-")]
+    if not scripts and not {"-h", "--help"} & set(arguments):
+        given = next((a for a in arguments[:1] if not a.startswith("-")), None)
+        raise MemrlError(f"train: config is {given}, expected a config script ending in .py")
+    values = {"--core": None, "--env": None}
+    for name in values:
+        for i, argument in enumerate(arguments):
+            if argument == name and i + 1 < len(arguments):
+                values[name] = arguments[i + 1]
+            elif argument.startswith(f"{name}="):
+                values[name] = argument.partition("=")[2]
+    script = Path(scripts[0]) if scripts else None
+    return script, values["--core"], values["--env"]  # type: ignore[return-value]
+
+
+def load_config(script: Path | None) -> Experiment:
+    """The `experiment` that a config script defines.
+
+    Raises:
+        MemrlError: if the script is missing, raises, or defines no `experiment`.
+    """
+    if script is None:  # memrl train --help, without a script
+        return Experiment(env="memory/TMaze")
+    check(script.is_file(), f"train: config {script} is not a file")
+    spec = importlib.util.spec_from_file_location("memrl_config", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["memrl_config"] = module
+    try:
+        spec.loader.exec_module(module)
+    except MemrlError as error:
+        raise MemrlError(f"config {script}: {error}") from error
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(script)]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
+        raise MemrlError(f"config {script}, line {line}: {type(error).__name__}: {error}") from error
+    experiment = getattr(module, "experiment", None)
+    check(
+        isinstance(experiment, Experiment),
+        f"config {script}: experiment is {experiment!r}, expected a memrl.Experiment",
+    )
+    return experiment  # type: ignore[return-value]
+
+
+def _parse_train(
+    arguments: list[str], script: Path | None, experiment: Experiment
+) -> tuple[Experiment, RunOptions, Path | None]:
+    defaults = {**env_options(experiment.env), **experiment.env_options}
+    env_type = dataclasses.make_dataclass(
+        "EnvOptions", [(name, type(value), value) for name, value in defaults.items()], frozen=True
+    )
+    env_type.__doc__ = f"Options of {experiment.env}."
+
+    @dataclasses.dataclass(frozen=True)
+    class Train:
+        """Train the agent that a config script describes. Every field of its experiment can be overridden."""
+
+        config: Annotated[
+            tyro.conf.Positional[Path], tyro.conf.arg(help="Config script: a Python file that defines `experiment`.")
+        ]
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+        env_options: Annotated[Any, tyro.conf.arg(name="env", constructor=env_type)]
+        options: Annotated[RunOptions, tyro.conf.arg(name="")]
+        core: Annotated[
+            str | None, tyro.conf.arg(help="Replace the memory core by the one of this name; see `memrl list cores`.")
+        ] = None
+        out: Annotated[
+            Path | None, tyro.conf.arg(help="The run folder. runs/CONFIG-CORE when not given.")
+        ] = None
+
+    default = Train(script or Path("CONFIG"), experiment, env_type(), RunOptions())
+    parsed = parse(Train, arguments, prog="memrl train", default=default)
+    changed = {
+        name: value
+        for name, value in dataclasses.asdict(parsed.env_options).items()
+        if name in experiment.env_options or value != defaults[name]
+    }
+    return dataclasses.replace(parsed.experiment, env_options=changed), parsed.options, parsed.out
+
+
+def evaluate_run(arguments: list[str]) -> None:
+    """Evaluates the last checkpoint of a run, greedy and sampled."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Eval:
+        """Evaluate the last checkpoint of a run on fresh episodes, with the greedy and with the sampled policy."""
+
+        run: tyro.conf.Positional[Path]
+        """The run folder."""
+        episodes: int = 128
+        """Episodes per seed and policy."""
+        seed: int = 1
+        """Seed of the episodes; training uses others whatever it is."""
+
+    options = parse(Eval, arguments, prog="memrl eval")
+    check(options.episodes >= 1, f"eval: episodes is {options.episodes}, expected at least 1")
+    enable_compilation_cache()
+    experiment, assembly, update, states = load_states(options.run)
+    print(f"{options.run}: {experiment.env}, after update {update} of {experiment.num_updates}")
+    keys = jax.vmap(jax.random.fold_in, (0, None))(seed_keys(experiment), options.seed)
+    for name in ("greedy", "sampled"):
+        result = summarise(evaluate(assembly, states, keys, options.episodes, greedy=name == "greedy"))
+        print(
+            f"{name:<8} return {_number(result['mean_return'])} ± {_number(result['std_return'])}"
+            f"   length {_number(result['mean_length'])}   {options.episodes} episodes x {experiment.seeds} seeds"
+        )
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"
+
+
+def list_names(arguments: list[str]) -> None:
+    """Prints the registered names of one kind."""
+
+    @dataclasses.dataclass(frozen=True)
+    class List:
+        """List the names that memrl knows."""
+
+        what: tyro.conf.Positional[Literal["cores", "envs", "agents"]]
+        """Which names."""
+
+    what = parse(List, arguments, prog="memrl list").what
+    names = {"cores": list_cores, "envs": list_envs, "agents": list_agents}[what]()
+    print("\n".join(names))
+
+
+def parse(kind: type[T], arguments: list[str], prog: str, default: T | None = None) -> T:
+    """Parses `arguments` with tyro; its reports become one line.
+
+    Raises:
+        MemrlError: for an unknown option (with the nearest match and the known ones) or an unusable value.
+    """
+    keywords: dict[str, Any] = {} if default is None else {"default": default}
+    keywords |= {"prog": prog, "args": arguments, "config": (tyro.conf.AvoidSubcommands,)}
+    report = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(report):
+            parsed, unknown = tyro.cli(kind, return_unknown_args=True, **keywords)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise MemrlError(_one_line(report.getvalue())) from None
+    if unknown:
+        known = _flags(kind, keywords)
+        option = unknown[0].partition("=")[0]
+        if option.startswith("-"):
+            raise unknown_name(f"option of {prog}", option.replace("_", "-"), known)
+        raise MemrlError(f"{prog}: unexpected argument {option!r}")
+    return parsed
+
+
+def _flags(kind: type, keywords: dict[str, Any]) -> list[str]:
+    parser = tyro.extras.get_parser(
+        kind, **{k: v for k, v in keywords.items() if k in ("default", "config", "prog")}
+    )
+    return sorted(flag for action in parser._actions for flag in action.option_strings if len(flag) > 2)
+
+
+def _one_line(report: str) -> str:
+    """The first statement of tyro's boxed report."""
+    lines = [line.strip("│ ").strip() for line in report.splitlines()]
+    body = []
+    for line in lines:
+        if line.startswith(("╭", "╰")):
+            continue
+        if line.startswith("─"):
+            break
+        body.append(line)
+    return " ".join(body) or "the command line could not be read"
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a second start is quick.
+
+    JAX's own settings win, as does an empty JAX_COMPILATION_CACHE_DIR.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(home / "memrl" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,1 @@
+"""Tasks made to measure one thing: how long an agent remembers."""

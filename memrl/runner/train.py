@@ -1,0 +1,314 @@
+"""Drives an agent through a run: chunks of updates, and between them metrics, checkpoints, and Ctrl-C."""
+
+import contextlib
+import dataclasses
+import json
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from memrl.agents import Agent
+from memrl.errors import MemrlError, check
+from memrl.experiment import (
+    Assembly,
+    Experiment,
+    assemble,
+    experiment_from_json,
+    experiment_to_json,
+    seed_keys,
+)
+from memrl.runner.checkpoints import Checkpoints
+from memrl.runner.console import Console
+from memrl.runner.evaluation import evaluate, summarise
+from memrl.runner.folder import RunFolder, versions, write_json
+from memrl.runner.metrics import RETURN, MetricsFile, read_metrics
+from memrl.runner.pictures import curve_from_metrics, learning_curve
+from memrl.runner.trackers import TRACKERS, Tracker, scalars
+
+_CHUNK_SECONDS = 1.0  # how long Ctrl-C and the progress bar may have to wait
+_LARGEST_CHUNK = 64  # updates
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How a run is watched and kept; none of it changes the result."""
+
+    resume: bool = False
+    """Continue the run in the folder from its last checkpoint."""
+    checkpoint_seconds: float = 60.0
+    """Least time between two checkpoints."""
+    track: tuple[str, ...] = ("tensorboard",)
+    """Where curves go besides metrics.csv: tensorboard, wandb."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+class Interrupted(Exception):  # noqa: N818
+    """The run was stopped by a signal, after its state was saved."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+def run(experiment: Experiment, path: Path, options: RunOptions = RunOptions(), script: Path | None = None) -> Path:
+    """Trains, evaluates and draws; everything that a run leaves is in the folder `path`, which is returned.
+
+    Raises:
+        MemrlError: for a mistake in the experiment, a folder that cannot be used, or a loss that is not finite.
+        Interrupted: after SIGINT or SIGTERM; the state is saved and `resume` continues it.
+    """
+    for name in options.track:
+        TRACKERS[name]
+    assembly = assemble(experiment)
+    with RunFolder.create(path, options.resume) as folder:
+        if options.resume and folder.config_json.exists():
+            check_same_experiment(experiment, folder)
+        folder.write_config(experiment_to_json(experiment), script)
+        write_json(folder.versions_json, versions())
+        total = experiment.num_updates * experiment.agent.steps_per_update
+        with Console(total, quiet=options.quiet) as console:
+            states = _train(experiment, assembly, folder, options, console)
+            console.evaluating()
+            evaluation = evaluation_of(experiment, assembly, states, experiment.evaluation_episodes)
+        write_json(folder.evaluation_json, evaluation)
+        draw_learning_curve(experiment, folder)
+        console.summary(_summary_rows(folder, evaluation))
+    return folder.path
+
+
+def check_same_experiment(experiment: Experiment, folder: RunFolder) -> None:
+    """Raises `MemrlError` if the folder belongs to another experiment; a longer or shorter run is the same one."""
+    old, new = json.loads(folder.config_json.read_text()), json.loads(json.dumps(experiment_to_json(experiment)))
+    for field in new:
+        if field != "total_steps" and old.get(field) != new[field]:
+            raise MemrlError(
+                f"run folder {folder.path} has {field} = {old.get(field)}, expected {new[field]} to resume it"
+            )
+
+
+def _train(
+    experiment: Experiment, assembly: Assembly, folder: RunFolder, options: RunOptions, console: Console
+) -> Any:
+    """From the start or the last checkpoint to the end; returns the train states, leaves [S, ...]."""
+    agent, total = assembly.agent, experiment.num_updates
+    steps_per_update = experiment.agent.steps_per_update
+    console.compiling()
+    started = time.monotonic()
+    states = initial_states(agent, experiment)
+    checkpoints = Checkpoints(folder.checkpoints)
+    update = 0
+    if options.resume and checkpoints.updates():
+        restored = checkpoints.restore(states)
+        update, states = restored.update, restored.state
+        for skipped in restored.skipped:
+            console.message(f"damaged checkpoint skipped: {skipped}")
+        console.message(f"resumed after update {update}")
+    for line in describe_memory(agent, experiment, states):
+        console.message(line)
+    run_chunk = compile_chunk(agent, experiment.seeds, states)
+    console.message(f"compiled in {time.monotonic() - started:.1f} s")
+    console.training()
+    chunk, saved_at = 1, time.monotonic()
+    with (
+        MetricsFile(folder.metrics_csv, update if options.resume else None) as metrics_file,
+        _trackers(experiment, folder, options, update * steps_per_update) as trackers,
+        _signals() as received,
+    ):
+        while update < total:
+            count, began = min(chunk, total - update), time.monotonic()
+            states, metrics = run_chunk(states, jnp.int32(count))
+            metrics = {name: np.asarray(values)[:count] for name, values in metrics.items()}
+            seconds_per_update = (time.monotonic() - began) / count
+            metrics_file.append(update, steps_per_update, metrics)
+            _check_finite(metrics, update, folder)
+            update += count
+            latest = {name: values[-1] for name, values in metrics.items()}
+            for tracker in trackers:
+                tracker.log(update * steps_per_update, scalars(latest))
+            console.update(update * steps_per_update, metrics)
+            stopped = bool(received) and update < total
+            now = time.monotonic()
+            if stopped or update == total or now - saved_at >= options.checkpoint_seconds:
+                checkpoints.save(update, states)
+                saved_at = time.monotonic()
+            if stopped:
+                console.message(f"stopped after update {update}; the same command with --resume continues")
+                raise Interrupted(received[0])
+            chunk = max(1, min(_LARGEST_CHUNK, int(_CHUNK_SECONDS / max(seconds_per_update, 1e-6))))
+    return states
+
+
+def initial_states(agent: Agent, experiment: Experiment) -> Any:
+    """The train states of all seeds before the first update, leaves [S, ...]."""
+    init = jax.jit(
+        over_seeds(agent.init, experiment.seeds),
+        # It runs once: compiling it well takes longer than running it badly.
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    return init(seed_keys(experiment))
+
+
+def over_seeds(function: Callable[..., Any], seeds: int) -> Callable[..., Any]:
+    """`function` over a leading seed axis S; for a single seed without the cost of batched matrix products."""
+    if seeds > 1:
+        return jax.vmap(function)
+
+    def one_seed(argument: Any) -> Any:
+        result = function(jax.tree.map(lambda x: x[0], argument))
+        return jax.tree.map(lambda x: x[None], result)
+
+    return one_seed
+
+
+def compile_chunk(agent: Agent, seeds: int, states: Any) -> Callable[[Any, Any], tuple[Any, dict[str, Any]]]:
+    """Compiles (states, count) -> (states, metrics [_LARGEST_CHUNK, S]), which does `count` updates.
+
+    The count is an argument, so that chunks of all lengths are one program, and so give the same bits.
+    """
+    update = over_seeds(agent.update, seeds)
+
+    def run_chunk(states: Any, count: Any) -> tuple[Any, Any]:
+        shapes = jax.eval_shape(update, states)[1]
+        buffers = jax.tree.map(lambda m: jnp.zeros((_LARGEST_CHUNK, *m.shape), m.dtype), shapes)
+
+        def body(i, carry):
+            states, buffers = carry
+            states, metrics = update(states)
+            return states, jax.tree.map(lambda b, m: b.at[i].set(m), buffers, metrics)
+
+        return lax.fori_loop(0, count, body, (states, buffers))
+
+    return jax.jit(run_chunk, donate_argnums=0).lower(states, jnp.int32(1)).compile()
+
+
+def describe_memory(agent: Agent, experiment: Experiment, states: Any) -> list[str]:
+    """What the run will hold, worked out from shapes before anything is compiled."""
+    one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states)
+    memory = jax.eval_shape(lambda s: agent.network(s).initial_state(1), one)
+    trajectory = jax.eval_shape(lambda s, k: agent.collect(s, k)[1], one, jax.random.key(0))
+    parameters = sum(x.size for x in jax.tree.leaves(one.params))
+    return [
+        f"{parameters:,} parameters; memory {size_text(_bytes(memory))} and rollout "
+        f"{size_text(_bytes(trajectory) / experiment.agent.num_envs)} per environment",
+        f"train state {size_text(_bytes(one))} and rollouts {size_text(_bytes(trajectory))} per seed",
+    ]
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def size_text(size: float) -> str:
+    """Bytes as 512 B, 12.3 KiB, 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.3g} GiB"
+
+
+def _check_finite(metrics: dict[str, np.ndarray], first_update: int, folder: RunFolder) -> None:
+    """Raises `MemrlError` that names the first update with a loss or gradient that is NaN or infinite."""
+    bad = metrics["nonfinite_steps"] > 0  # [n, S]
+    if not bad.any():
+        return
+    index = int(np.argmax(bad.any(axis=1)))
+    seeds = np.flatnonzero(bad[index]).tolist()
+    raise MemrlError(
+        f"update {first_update + index}: loss or gradient is not finite (seeds {seeds}); the checkpoints in "
+        f"{folder.checkpoints} are from before; look at learning_rate, max_gradient_norm, and the environment's rewards "
+        "and observations"
+    )
+
+
+@contextlib.contextmanager
+def _trackers(
+    experiment: Experiment, folder: RunFolder, options: RunOptions, env_steps: int
+) -> Iterator[list[Tracker]]:
+    purge_step = env_steps if options.resume else None
+    config = experiment_to_json(experiment)
+    with contextlib.ExitStack() as stack:
+        trackers = []
+        for name in options.track:
+            tracker = TRACKERS[name](folder.events, purge_step, config)
+            stack.callback(tracker.close)
+            trackers.append(tracker)
+        yield trackers
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that arrived; a second one ends the process at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        del frame
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def evaluation_of(experiment: Experiment, assembly: Assembly, states: Any, episodes: int) -> dict[str, Any]:
+    """Summaries of the greedy and of the sampled policy."""
+    keys = seed_keys(experiment)
+    return {
+        name: summarise(evaluate(assembly, states, keys, episodes, greedy=name == "greedy"))
+        for name in ("greedy", "sampled")
+    }
+
+
+def load_states(path: Path) -> tuple[Experiment, Assembly, int, Any]:
+    """A run's experiment, its assembly, and the update and train states of its last whole checkpoint.
+
+    Raises:
+        MemrlError: if the folder holds no run, or no whole checkpoint.
+    """
+    folder = RunFolder(path)
+    check(folder.config_json.is_file(), f"run {path}: no config.json there, expected the folder of a run")
+    experiment = experiment_from_json(json.loads(folder.config_json.read_text()))
+    assembly = assemble(experiment)
+    restored = Checkpoints(folder.checkpoints).restore(initial_states(assembly.agent, experiment))
+    return experiment, assembly, restored.update, restored.state
+
+
+def draw_learning_curve(experiment: Experiment, folder: RunFolder) -> None:
+    """Draws the returns in metrics.csv, with the best and the chance return where they are known."""
+    metrics = read_metrics(folder.metrics_csv)
+    known = {"best": experiment.best_return, "without memory": experiment.chance_return}
+    learning_curve(
+        folder.learning_curve_png,
+        {", ".join(type(core).__name__.removesuffix("Config") for core in experiment.cores): curve_from_metrics(metrics)},
+        title=experiment.env,
+        references={name: value for name, value in known.items() if value is not None},
+        window=max(1, len(metrics[RETURN]) // 50),
+    )
+
+
+def _summary_rows(folder: RunFolder, evaluation: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, result in evaluation.items():
+        seeds = ", ".join("none" if r is None else f"{r:.3g}" for r in result["mean_return_per_seed"])
+        rows.append((f"return, {name}", f"{seeds}  ({result['episodes_per_seed']} episodes per seed)"))
+    # ru_maxrss is in KiB, except on macOS.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    rows.append(("peak memory", f"{size_text(peak)} (process)"))
+    rows.append(("learning curve", str(folder.learning_curve_png)))
+    rows.append(("run folder", str(folder.path)))
+    return rows
