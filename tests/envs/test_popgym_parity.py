@@ -46,12 +46,13 @@ REPEATS = {
 
 
 class Episode(NamedTuple):
-    """What T steps returned."""
+    """What T steps returned, and the hidden state they led to."""
 
     observation: Any  # [T, ...]
     reward: Any  # [T]
     terminated: Any  # [T] bool
     truncated: Any  # [T] bool
+    state: Any  # [T, 4] of the cart-pole; none of the cards, whose order decides all that is seen
 
 
 def assert_same(ours: Episode, theirs: Episode, atol: float = 1e-6) -> None:
@@ -59,6 +60,7 @@ def assert_same(ours: Episode, theirs: Episode, atol: float = 1e-6) -> None:
     np.testing.assert_array_equal(ours.truncated, theirs.truncated)
     np.testing.assert_allclose(ours.reward, theirs.reward, rtol=1e-6)
     np.testing.assert_allclose(ours.observation, theirs.observation, rtol=0, atol=atol)
+    np.testing.assert_allclose(ours.state, theirs.state, rtol=1e-6, atol=atol)
 
 
 @pytest.mark.parametrize("name", [*CARTPOLES, *REPEATS])
@@ -114,7 +116,8 @@ def play_cards(env, params, key, actions):
     def step(state, inputs):
         key, action = inputs
         _, state, reward, terminated, truncated, info = env.step(key, state, action, params)
-        return state, Episode(info["final_observation"], reward, terminated, truncated)
+        no_state = jnp.zeros(0)
+        return state, Episode(info["final_observation"], reward, terminated, truncated, no_state)
 
     keys = jax.random.split(jax.random.fold_in(key, 1), len(actions))
     return observation, jax.lax.scan(step, state, (keys, actions))[1]
@@ -128,7 +131,7 @@ def deal_to_popgym(reference, suits, actions) -> Episode:
     steps = []
     for action in actions:
         assert not steps or not (steps[-1][2] or steps[-1][3])
-        steps.append(reference.step(int(action))[:4])
+        steps.append((*reference.step(int(action))[:4], np.zeros(0)))
     return Episode(*map(np.array, zip(*steps, strict=True)))
 
 
@@ -200,7 +203,8 @@ def play_cartpole(reference, policy, seed=0):
     while not steps or not (steps[-1][2] or steps[-1][3]):
         states.append(np.array(reference.state))
         actions.append(policy(states[-1]))
-        steps.append(reference.step(actions[-1])[:4])
+        result = reference.step(actions[-1])[:4]
+        steps.append((*result, np.array(reference.state)))
     return np.stack(states), np.array(actions), Episode(*map(np.array, zip(*steps, strict=True)))
 
 
@@ -215,7 +219,7 @@ def step_from(name, played, **options) -> Episode:
     states, actions, _ = zip(*played, strict=True)
     times = np.concatenate([np.arange(len(a)) for a in actions])
     before = CartPoleState(*jnp.asarray(np.concatenate(states), jnp.float32).T, time=jnp.asarray(times))
-    return Episode(*map(np.asarray, STEP(env, params, before, jnp.asarray(np.concatenate(actions)))))
+    return jax.tree.map(np.asarray, STEP_MANY(env, params, before, np.concatenate(actions))[1])
 
 
 def join(episodes) -> Episode:
@@ -228,17 +232,20 @@ def run_from(name, start, actions) -> Episode:
     state = CartPoleState(*jnp.asarray(start, jnp.float32), time=jnp.zeros((), jnp.int32))
     steps = []
     for action in actions:
-        _, state, reward, terminated, truncated, info = env.step(jax.random.key(0), state, action, params)
-        steps.append((info["final_observation"], reward, terminated, truncated))
+        state, step = STEP_ONE(env, params, state, action)
+        steps.append(step)
     return Episode(*map(np.array, zip(*steps, strict=True)))
 
 
-def _step(env, params, state, action) -> Episode:
-    _, _, reward, terminated, truncated, info = env.step(jax.random.key(0), state, action, params)
-    return Episode(info["final_observation"], reward, terminated, truncated)
+def _step(env, params, state, action):
+    """State and `Episode` of one step, no automatic reset."""
+    observation, state, reward, terminated, _ = env.step_env(jax.random.key(0), state, action, params)
+    physical = jnp.stack([state.x, state.x_dot, state.theta, state.theta_dot])
+    return state, Episode(observation, reward, terminated, env.is_truncated(state, params), physical)
 
 
-STEP = quick_jit(jax.vmap(_step, in_axes=(None, None, 0, 0)), static_argnums=0)
+STEP_ONE = quick_jit(_step, static_argnums=0)
+STEP_MANY = quick_jit(jax.vmap(_step, in_axes=(None, None, 0, 0)), static_argnums=0)
 
 
 @pytest.mark.parametrize("name", [name for name in CARTPOLES if name.startswith("Noisy")])
@@ -268,11 +275,14 @@ def largest_gap(one, two) -> float:
     return float(np.abs(shares[0] - shares[1]).max())
 
 
-def test_noise_is_fresh_on_every_step():
+def test_noise_is_fresh():
+    """On every step, and of the start."""
     env, params = make_env("popgym/NoisyPositionOnlyCartPoleHard")
-    keys = jax.random.split(jax.random.key(0), 2000)
+    count = 2000
+    keys, step_keys = jax.random.split(jax.random.key(0), (2, count))
     first, state = quick_jit(jax.vmap(lambda k: env.reset(k, params)))(keys)
-    second = quick_jit(jax.vmap(lambda k, s: env.step(k, s, jnp.int32(0), params)[0]))(keys, state)
-    noise = np.stack([first[:, 0] - state.x, second[:, 0] - state.x])
-    assert abs(np.corrcoef(noise)[0, 1]) < 4 / np.sqrt(2000)
-    assert abs(np.corrcoef(first[:, 0], state.x_dot)[0, 1]) < 4 / np.sqrt(2000)
+    second = quick_jit(jax.vmap(lambda k, s: env.step(k, s, jnp.int32(0), params)[0]))(step_keys, state)
+    start = np.stack([state.x, state.x_dot, state.theta, state.theta_dot])
+    noise = np.concatenate([(first - start[::2].T).T, (second - start[::2].T).T])
+    between = np.corrcoef(np.concatenate([noise, start])) - np.eye(8)
+    assert np.abs(between).max() < 4.5 / np.sqrt(count)

@@ -144,7 +144,7 @@ def _push(state: CartPoleState, force: Array) -> CartPoleState:
     """One explicit Euler step under `force`, in newtons."""
     sin, cos = jnp.sin(state.theta), jnp.cos(state.theta)
     pull = (force + POLE_MASS * HALF_LENGTH * state.theta_dot**2 * sin) / TOTAL_MASS
-    inertia = HALF_LENGTH * (1.3334 - POLE_MASS * cos**2 / TOTAL_MASS)
+    inertia = HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos**2 / TOTAL_MASS)
     theta_ddot = (GRAVITY * sin - cos * pull) / inertia
     x_ddot = pull - POLE_MASS * HALF_LENGTH * theta_ddot * cos / TOTAL_MASS
     return CartPoleState(
