@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -111,7 +112,8 @@ def load_config(script: Path | None) -> Experiment:
     except MemrlError as error:
         raise MemrlError(f"config {script}: {error}") from error
     except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(script)]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if Path(f.filename).resolve() == script.resolve()]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
         raise MemrlError(f"config {script}, line {line}: {type(error).__name__}: {error}") from error
     experiment = getattr(module, "experiment", None)
@@ -231,10 +233,11 @@ def parse(kind: type[T], arguments: list[str], prog: str, default: T | None = No
 
 
 def _flags(kind: type, keywords: dict[str, Any]) -> list[str]:
-    parser = tyro.extras.get_parser(
-        kind, **{k: v for k, v in keywords.items() if k in ("default", "config", "prog")}
-    )
-    return sorted(flag for action in parser._actions for flag in action.option_strings if len(flag) > 2)
+    """Every option, read from the help text: tyro has no other public list of them."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        tyro.cli(kind, **{**keywords, "args": ["--help"]})
+    return sorted(set(re.findall(r"^\W*(--[\w.-]+)", text.getvalue(), re.MULTILINE)))
 
 
 def _one_line(report: str) -> str:

@@ -27,8 +27,7 @@ def override(config: C, owner: str, values: Mapping[str, Any]) -> C:
     for name, value in values.items():
         if name not in known:
             raise unknown_name(f"hyperparameter of {owner}", name, known)
-        if not is_a(value, hints[name]):
-            raise MemrlError(f"{owner}: {name} is {value!r}, expected {describe(hints[name])}")
+        _check_type(owner, name, value, hints[name])
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
 
 
@@ -36,20 +35,24 @@ def from_json(kind: type[C], data: Mapping[str, Any], owner: str) -> C:
     """The dataclass that `dataclasses.asdict` and JSON wrote: lists become tuples, nested mappings dataclasses.
 
     Raises:
-        MemrlError: for an unknown field, or a value of the wrong type.
+        MemrlError: for an unknown or missing field, or a value of the wrong type.
     """
+    if not isinstance(data, Mapping):
+        raise MemrlError(f"{owner} is {data!r}, expected its fields by name")
     hints = typing.get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values = {}
     for name, value in data.items():
-        if name not in known:
-            raise unknown_name(f"field of {owner}", name, known)
+        if name not in fields:
+            raise unknown_name(f"field of {owner}", name, fields)
         if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
             value = from_json(hints[name], value, f"{owner}.{name}")  # type: ignore[arg-type]
         values[name] = tuple(value) if isinstance(value, list) else value
-    config = kind(**values)
-    check_types(config, owner)
-    return config
+        _check_type(owner, name, values[name], hints[name])  # before the constructor computes with it
+    for name, field in fields.items():
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise MemrlError(f"{owner} has no field {name!r}")
+    return kind(**values)
 
 
 def is_a(value: Any, hint: Any) -> bool:
@@ -89,12 +92,19 @@ def describe(hint: Any) -> str:
 
 
 def check_types(config: Any, owner: str) -> None:
-    """Checks every field of a dataclass instance against its annotation.
+    """Checks every field of a dataclass instance, and of those within it, against its annotation.
 
     Raises:
         MemrlError: naming the first field whose value has another type.
     """
     for name, hint in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
-        if not is_a(value, hint):
-            raise MemrlError(f"{owner}: {name} is {value!r}, expected {describe(hint)}")
+        _check_type(owner, name, value, hint)
+        for part in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(part):
+                check_types(part, name)
+
+
+def _check_type(owner: str, name: str, value: Any, hint: Any) -> None:
+    if not is_a(value, hint):
+        raise MemrlError(f"{owner}: {name} is {value!r}, expected {describe(hint)}")

@@ -13,8 +13,9 @@ from memrl.config import check_types, from_json
 from memrl.cores import CORES, CoreConfig, GRUConfig, core_name
 from memrl.envs import make_env
 from memrl.envs.wrappers import PreviousStep
-from memrl.errors import MemrlError, check
+from memrl.errors import check
 from memrl.networks import ActorCritic, NetworkConfig
+from memrl.registry import Registry
 from memrl.types import Array, Key
 
 EnvOption = bool | int | float | str
@@ -54,10 +55,9 @@ class Experiment:
         for name in ("total_steps", "seeds", "evaluation_episodes"):
             value = getattr(self, name)
             check(value >= 1, f"experiment: {name} is {value}, expected at least 1")
-        check(0 <= self.seed < 2**32, f"experiment: seed is {self.seed}, expected between 0 and 2**32 - 1")
+        last = 2**32 - self.seeds
+        check(0 <= self.seed <= last, f"experiment: seed is {self.seed}, expected between 0 and {last}")
         check(bool(self.cores), "experiment: core is an empty tuple, expected at least one core")
-        check_types(self.agent, agent_name(self.agent))
-        check_types(self.network, "network")
 
     @property
     def cores(self) -> tuple[CoreConfig, ...]:
@@ -87,22 +87,22 @@ def experiment_from_json(data: Mapping[str, Any]) -> Experiment:
         MemrlError: for unknown or mistyped fields, as an older or newer version may have written.
     """
 
-    def core(fields: Mapping[str, Any]) -> CoreConfig:
-        return from_json(CORES[fields["name"]].config, _without_name(fields), f"core {fields['name']}")
-
-    try:
-        cores, agent = data["core"], data["agent"]
-        fields = dict(data)
-        fields["core"] = tuple(map(core, cores)) if isinstance(cores, list) else core(cores)
-        fields["agent"] = from_json(AGENTS[agent["name"]].config, _without_name(agent), agent["name"])
-        fields["network"] = from_json(NetworkConfig, data["network"], "network")
-        return from_json(Experiment, fields, "experiment")
-    except KeyError as error:
-        raise MemrlError(f"experiment has no field {error.args[0]!r}") from error
+    fields = dict(data)
+    for name in ("core", "agent"):
+        check(name in fields, f"experiment has no field {name!r}")
+    core = fields["core"]
+    fields["core"] = tuple(_named(CORES, c) for c in core) if isinstance(core, list) else _named(CORES, core)
+    fields["agent"] = _named(AGENTS, fields["agent"])
+    return from_json(Experiment, fields, "experiment")
 
 
-def _without_name(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if key != "name"}
+def _named(registry: Registry[Any], fields: Any) -> Any:
+    """The configuration that is registered under the fields' `name`."""
+    kind = registry.kind
+    named = isinstance(fields, Mapping) and isinstance(fields.get("name"), str)
+    check(named, f"experiment: {kind} is {fields!r}, expected its fields and its name")
+    others = {key: value for key, value in fields.items() if key != "name"}
+    return from_json(registry[fields["name"]].config, others, f"{kind} {fields['name']}")
 
 
 class Assembly(NamedTuple):

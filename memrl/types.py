@@ -45,4 +45,4 @@ class Trajectory(NamedTuple):
 
     transitions: Transition  # leaves [T, B, ...]
     chunk_states: State  # leaves [T / C, B, ...]: recurrent state before each chunk of C steps
-    last_value: Array  # [B] V(observation after the last step)
+    last_value: Array  # [B] V(what follows the last step), where its episode goes on

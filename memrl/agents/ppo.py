@@ -139,8 +139,8 @@ class PPO:
     def init(self, key: Key) -> TrainState:
         """The train state before the first update: new parameters and environments, from `key`."""
         params_key, env_key, run_key = jax.random.split(key, 3)
-        network = self.make_network(nnx.Rngs(params_key))
-        params = nnx.state(network)
+        graphdef, params = self._init_network(params_key)
+        network = nnx.merge(graphdef, params)
         rollout = init_rollout(self.env, self.env_params, network, self.config.num_envs, env_key)
         one_observation = jax.tree.map(lambda x: x[0], rollout.observation)
         running = jnp.zeros(self.config.num_envs)
@@ -207,15 +207,17 @@ class PPO:
 
     def network(self, state: TrainState) -> ActorCritic:
         """The network with the state's parameters."""
-        return nnx.merge(self._graphdef, state.params)
+        graphdef, _ = jax.eval_shape(self._init_network, state.key)
+        return nnx.merge(graphdef, state.params)
 
     def see(self, state: TrainState, observation: Observation) -> Observation:
         """What the network sees of an observation [..., *shape]: its normalisation, if any."""
         return observation if state.observations is None else normalise(state.observations, observation)
 
     @functools.cached_property
-    def _graphdef(self) -> nnx.GraphDef[ActorCritic]:
-        return nnx.graphdef(nnx.eval_shape(lambda: self.make_network(nnx.Rngs(0))))
+    def _init_network(self) -> Callable[[Key], tuple[nnx.GraphDef[ActorCritic], nnx.State]]:
+        """The network's structure and new parameters; jitted, so that it is traced only once."""
+        return jax.jit(lambda key: nnx.split(self.make_network(nnx.Rngs(key))))
 
     @functools.cached_property
     def optimiser(self) -> optax.GradientTransformation:
@@ -240,7 +242,7 @@ class PPO:
             "linear": 1 - rest,
             "cosine": 0.5 + 0.5 * jnp.cos(jnp.pi * rest),
         }[config.schedule]
-        rise = (update + 1) / max(1.0, warmup)
+        rise = jnp.minimum(1, (update + 1) / max(1.0, warmup))
         return config.learning_rate * jnp.where(update < warmup, rise, fall)
 
     def _scale_rewards(
@@ -275,7 +277,7 @@ class PPO:
         def gradient_step(carry, chosen):
             params, optimiser, _ = carry
             gradient, losses = jax.grad(self._loss, has_aux=True)(params, state, select(batch, chosen))
-            norm = optax.global_norm(gradient)
+            norm = optax.tree.norm(gradient)
             updates, optimiser = self.optimiser.update(gradient, optimiser)
             params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
             finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(norm)

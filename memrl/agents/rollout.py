@@ -69,7 +69,8 @@ def collect(
 
     keys = environment_keys(key, num_envs)
 
-    def step(rollout: Rollout, t: Array) -> tuple[Rollout, tuple[Transition, Array, Array]]:
+    def step(carry: tuple[Rollout, Array], t: Array):
+        rollout, _ = carry
         action_keys, env_keys = _two_keys(keys, t)
         memory, output = network.step(rollout.memory, see(rollout.observation), rollout.reset)
         action = jax.vmap(lambda policy, k: policy.sample(seed=k))(output.policy, action_keys)
@@ -78,13 +79,13 @@ def collect(
         )
         truncated = truncated & ~terminated
 
-        def value_of_final_observation():
-            final = see(info["final_observation"])
-            return network.step(memory, final, jnp.zeros(num_envs, bool))[1].value
+        def value_of_what_follows():
+            following = see(info["final_observation"])
+            return network.step(memory, following, jnp.zeros(num_envs, bool))[1].value
 
-        final_value = lax.cond(
-            any_of_all_seeds(truncated), value_of_final_observation, lambda: jnp.zeros(num_envs)
-        )
+        # Where the rollout ends, every episode that goes on is cut in the same way as by truncation.
+        wanted = any_of_all_seeds(truncated) | (t == num_steps - 1)
+        next_value = lax.cond(wanted, value_of_what_follows, lambda: jnp.zeros(num_envs))
         transition = Transition(
             observation=rollout.observation,
             reset=rollout.reset,
@@ -94,7 +95,7 @@ def collect(
             reward=reward,
             terminated=terminated,
             truncated=truncated,
-            final_value=jnp.where(truncated, final_value, 0),
+            final_value=jnp.where(truncated, next_value, 0),
         )
         done = terminated | truncated
         episode_return, episode_length = rollout.episode_return + reward, rollout.episode_length + 1
@@ -106,18 +107,17 @@ def collect(
             jnp.where(done, 0, episode_return),
             jnp.where(done, 0, episode_length),
         )
-        return rollout, (transition, episode_return, episode_length)
+        return (rollout, next_value), (transition, episode_return, episode_length)
 
-    def chunk(rollout: Rollout, times: Array):
-        start = rollout.memory
-        rollout, steps = lax.scan(step, rollout, times)
-        return rollout, (start, steps)
+    def chunk(carry: tuple[Rollout, Array], times: Array):
+        start = carry[0].memory
+        carry, steps = lax.scan(step, carry, times)
+        return carry, (start, steps)
 
     times = jnp.arange(num_steps).reshape(-1, chunk_length)
-    rollout, (chunk_states, steps) = lax.scan(chunk, rollout, times)
+    (rollout, last_value), (chunk_states, steps) = lax.scan(chunk, (rollout, jnp.zeros(num_envs)), times)
     transitions, returns, lengths = jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), steps)
-    _, last = network.step(rollout.memory, see(rollout.observation), rollout.reset)
-    trajectory = Trajectory(transitions, chunk_states, last.value)
+    trajectory = Trajectory(transitions, chunk_states, last_value)
     return rollout, trajectory, _ended(transitions.terminated | transitions.truncated, returns, lengths)
 
 

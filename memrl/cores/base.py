@@ -50,6 +50,9 @@ def _follow_input(arrays: tuple[Any, ...], /, dtype: Any = None, **_: Any) -> tu
 Linear = partial(nnx.Linear, promote_dtype=_follow_input)
 """`flax.nnx.Linear` with float32 parameters that computes in the dtype of its input."""
 
+LayerNorm = partial(nnx.LayerNorm, promote_dtype=_follow_input)
+"""`flax.nnx.LayerNorm` with float32 parameters and statistics whose output has the dtype of its input."""
+
 
 def readout(width: int, features: int, rngs: nnx.Rngs) -> nnx.Linear | None:
     """The projection from a state of `width` back to D features; none when they agree."""
@@ -59,4 +62,5 @@ def readout(width: int, features: int, rngs: nnx.Rngs) -> nnx.Linear | None:
 def check_positive(owner: str, **values: float | None) -> None:
     """Raises `MemrlError` naming the first value that is given and not above zero."""
     for name, value in values.items():
-        check(value is None or value > 0, f"{owner}: {name} is {value}, expected more than 0")
+        positive = value is None or (isinstance(value, (int, float)) and value > 0)
+        check(positive, f"{owner}: {name} is {value!r}, expected more than 0")

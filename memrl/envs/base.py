@@ -1,9 +1,10 @@
 """What the rest of the library asks of an environment, and the base class of its own."""
 
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
+import jax
 import jax.numpy as jnp
-from gymnax.environments import environment
 
 from memrl.spaces import Space
 from memrl.types import Array, Key, Observation, PyTree
@@ -50,11 +51,16 @@ class Environment(Protocol):
         ...
 
 
-class Task(environment.Environment):
-    """gymnax's `Environment`, whose `reset` and `step` build on the `reset_env` and `step_env` of a subclass.
+class Task:
+    """An environment in the manner of gymnax 1.x: a subclass says how to reset and to step, this resets it by itself.
 
     Subclasses are frozen dataclasses: equal ones share one compiled program.
     """
+
+    @property
+    def name(self) -> str:
+        """The name of the class."""
+        return type(self).__name__
 
     @property
     def default_params(self) -> EnvParams:
@@ -76,6 +82,7 @@ class Task(environment.Environment):
 
     def is_truncated(self, state: EnvState, params: EnvParams) -> Array:
         """Whether a time limit from outside the task has cut the episode; by default never."""
+        del state, params
         return jnp.zeros((), bool)
 
     def observation_space(self, params: EnvParams) -> Space:
@@ -85,3 +92,23 @@ class Task(environment.Environment):
     def action_space(self, params: EnvParams) -> Space:
         """What `step` takes as action."""
         raise NotImplementedError
+
+    @partial(jax.jit, static_argnames=("self",))
+    def reset(self, key: Key, params: EnvParams = None) -> tuple[Observation, EnvState]:
+        """See `Environment.reset`."""
+        return self.reset_env(key, self.default_params if params is None else params)
+
+    @partial(jax.jit, static_argnames=("self",))
+    def step(self, key: Key, state: EnvState, action: Array, params: EnvParams = None) -> StepResult:
+        """See `Environment.step`."""
+        params = self.default_params if params is None else params
+        step_key, reset_key = jax.random.split(key)
+        final, state, reward, terminated, info = self.step_env(step_key, state, action, params)
+        truncated = self.is_truncated(state, params)
+        done = terminated | truncated
+        following = jax.tree.map(
+            lambda fresh, old: jnp.where(done, fresh, old),
+            self.reset_env(reset_key, params),
+            (final, state),
+        )
+        return *following, reward, terminated, truncated, {**info, "final_observation": final}

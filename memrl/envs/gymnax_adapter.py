@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from gymnax import registration
-from gymnax.environments import environment
+from gymnax.environments import environment, spaces
 
 from memrl.envs.base import EnvParams, EnvState, StepResult, Task
 from memrl.errors import check
-from memrl.spaces import Space
+from memrl.spaces import Box, Discrete, Space
 from memrl.types import Array, Key, Observation
 
 
@@ -43,11 +43,11 @@ class GymnaxAdapter(Task):
 
     def observation_space(self, params: EnvParams) -> Space:
         """gymnax's observation space."""
-        return self.env.observation_space(params)
+        return _converted(self.env.observation_space(params))
 
     def action_space(self, params: EnvParams) -> Space:
         """gymnax's action space."""
-        return self.env.action_space(params)
+        return _converted(self.env.action_space(params))
 
     def is_truncated(self, state: EnvState, params: EnvParams) -> Array:
         """Whether the time limit has been reached."""
@@ -87,9 +87,24 @@ class GymnaxAdapter(Task):
         return jnp.asarray(observation, self.env.observation_space(params).dtype)
 
 
-def gymnax_constructor(gymnax_id: str) -> Callable[..., environment.Environment]:
-    """The class behind `gymnax_id`: `gymnax.make` would hide the names of its options."""
-    return registration._registry[gymnax_id]
+def gymnax_constructor(gymnax_id: str) -> Callable[..., GymnaxAdapter]:
+    """Makes `gymnax_id`; its signature is that of gymnax's class, whose options `gymnax.make` would hide."""
+    environment_class = registration._registry[gymnax_id]
+
+    @wraps(environment_class)
+    def construct(**options: Any) -> GymnaxAdapter:
+        return GymnaxAdapter(environment_class(**options))
+
+    return construct
+
+
+def _converted(space: spaces.Space) -> Space:
+    """gymnax's space as ours."""
+    if isinstance(space, spaces.Discrete):
+        return Discrete(space.n)
+    if isinstance(space, spaces.Box):
+        return Box(space.low, space.high, space.shape, space.dtype)
+    raise NotImplementedError(f"no gymnax environment has a space like {space!r}")
 
 
 def _strong(state: EnvState) -> EnvState:

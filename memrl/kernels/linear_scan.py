@@ -200,12 +200,13 @@ def _associative(a: Array, b: Array, h0: Array, reset: Array | None) -> tuple[Ar
 
 def _associative_adjoint(a, h_tm1, reset, g, g_last):
     cut = jnp.zeros(g.shape[:2], bool) if reset is None else reset
+    g = g.astype(g_last.dtype)  # as wide as the carry, like the sequential path
     # One step later in time: g_last stands where a future would, and step t receives a_{t+1} lambda_{t+1} unless cut.
-    decay = jnp.broadcast_to(a, g.shape)
+    decay = jnp.broadcast_to(a, g.shape).astype(g.dtype)
     later = jnp.concatenate([decay, jnp.ones_like(decay[:1])])[1:]
     later_cut = jnp.concatenate([cut, jnp.zeros_like(cut[:1])])[1:]
     adjoint, _ = _associative(*(jnp.flip(x, 0) for x in (later, g)), g_last, jnp.flip(later_cut, 0))
     adjoint = jnp.flip(adjoint, 0)
     da = jnp.where(cut[..., None], 0, adjoint * h_tm1)
-    flow = jnp.concatenate([jnp.where(cut[..., None], 0, decay * adjoint).astype(g_last.dtype), g_last[None]])
+    flow = jnp.concatenate([jnp.where(cut[..., None], 0, decay * adjoint), g_last[None]])
     return adjoint, da, flow[0]

@@ -36,7 +36,7 @@ class PolicyHead(nnx.Module):
     def __init__(
         self, space: Space, features: int, sizes: Sequence[int], activation: Activation, *, rngs: nnx.Rngs
     ):
-        self.space = _Static(space)
+        self.space = space
         self.hidden = Dense(features, sizes, activation, rngs=rngs)
         if isinstance(space, Box):
             self.log_deviation = nnx.Param(jnp.zeros(math.prod(space.shape)))
@@ -46,7 +46,7 @@ class PolicyHead(nnx.Module):
     def __call__(self, features: Array) -> distrax.Distribution:
         """The distribution of the action, of batch shape [...] for features [..., D]."""
         outputs = self.output(self.hidden(features)).astype(jnp.float32)
-        space = self.space.value
+        space = self.space
         if isinstance(space, Discrete):
             return distrax.Categorical(logits=outputs)
         if isinstance(space, MultiDiscrete):
@@ -58,23 +58,12 @@ class PolicyHead(nnx.Module):
 
     def environment_action(self, action: Array) -> Array:
         """The action as the environment takes it: a box's own shape, within its bounds."""
-        space = self.space.value
+        space = self.space
         if not isinstance(space, Box):
             return action
-        return jnp.clip(action.reshape(*action.shape[:-1], *space.shape), space.low, space.high)
-
-
-class _Static:
-    """Keeps a space out of the pytree of parameters; equal where the spaces read the same, so that jit caches hit."""
-
-    def __init__(self, value: Space):
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and repr(self.value) == repr(other.value)
-
-    def __hash__(self) -> int:
-        return hash(repr(self.value))
+        action = action.reshape(*action.shape[:-1], *space.shape)
+        low, high = (jnp.broadcast_to(bound, action.shape) for bound in (space.low, space.high))
+        return jnp.clip(action, low, high)
 
 
 def _output_size(space: Space) -> int:

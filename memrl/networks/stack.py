@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from memrl.cores import CoreConfig, build_core
-from memrl.cores.base import Linear, MemoryCore
+from memrl.cores.base import LayerNorm, Linear, MemoryCore
 from memrl.errors import check
 from memrl.types import Array, State
 
@@ -137,7 +137,7 @@ class Identity(nnx.Module):
 
 
 def _make_norm(features: int, config: StackConfig, rngs: nnx.Rngs) -> nnx.LayerNorm | Identity:
-    return nnx.LayerNorm(features, rngs=rngs) if config.norm == "layer" else Identity()
+    return LayerNorm(features, rngs=rngs) if config.norm == "layer" else Identity()
 
 
 def _make_join(features: int, config: StackConfig, rngs: nnx.Rngs) -> Add | Gate | Replace:

@@ -34,7 +34,6 @@ from memrl.runner.metrics import RETURN, MetricsFile, read_metrics
 from memrl.runner.pictures import curve_from_metrics, learning_curve
 from memrl.runner.trackers import TRACKERS, Tracker, scalars
 
-_CHUNK_SECONDS = 1.0  # how long Ctrl-C and the progress bar may have to wait
 _LARGEST_CHUNK = 64  # updates
 
 
@@ -46,6 +45,8 @@ class RunOptions:
     """Continue the run in the folder from its last checkpoint."""
     checkpoint_seconds: float = 60.0
     """Least time between two checkpoints."""
+    chunk_seconds: float = 1.0
+    """About how long Ctrl-C, the progress bar and metrics.csv may have to wait."""
     track: tuple[str, ...] = ("tensorboard",)
     """Where curves go besides metrics.csv: tensorboard, wandb."""
     quiet: bool = False
@@ -70,6 +71,7 @@ def run(experiment: Experiment, path: Path, options: RunOptions = RunOptions(), 
     for name in options.track:
         TRACKERS[name]
     assembly = assemble(experiment)
+    jax.eval_shape(assembly.agent.init, jax.random.key(0))  # sizes that do not fit show before anything is written
     with RunFolder.create(path, options.resume) as folder:
         if options.resume and folder.config_json.exists():
             check_same_experiment(experiment, folder)
@@ -144,7 +146,7 @@ def _train(
             if stopped:
                 console.message(f"stopped after update {update}; the same command with --resume continues")
                 raise Interrupted(received[0])
-            chunk = max(1, min(_LARGEST_CHUNK, int(_CHUNK_SECONDS / max(seconds_per_update, 1e-6))))
+            chunk = max(1, min(_LARGEST_CHUNK, int(options.chunk_seconds / max(seconds_per_update, 1e-6))))
     return states
 
 
@@ -175,7 +177,7 @@ def compile_chunk(agent: Agent, seeds: int, states: Any) -> Callable[[Any, Any],
 
     The count is an argument, so that chunks of all lengths are one program, and so give the same bits.
     """
-    update = over_seeds(agent.update, seeds)
+    update = jax.jit(over_seeds(agent.update, seeds))  # jitted, so that both uses are one trace
 
     def run_chunk(states: Any, count: Any) -> tuple[Any, Any]:
         shapes = jax.eval_shape(update, states)[1]

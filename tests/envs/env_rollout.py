@@ -75,7 +75,7 @@ def assert_in_space(space, value) -> None:
     """`value`, with any leading axes, has the type, shape and range of `space`."""
     if isinstance(space, Dict | Tuple):
         parts = space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
-        assert len(value) == space.num_spaces
+        assert len(value) == len(space.spaces)
         for key, part in parts:
             assert_in_space(part, value[key])
         return

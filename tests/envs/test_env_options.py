@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 
+import gymnax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -171,4 +172,8 @@ def test_an_environment_may_refuse_in_its_own_words():
         raise MemrlError(f"size is {size}, expected better")
 
     with pytest.raises(MemrlError, match=r"^size is 2, expected better$"):
-        EnvironmentSpec(picky).make("picky", {"size": 2})
+        EnvironmentSpec(lambda: picky).make("picky", {"size": 2})
+
+
+def test_every_gymnax_environment_is_listed():
+    assert {f"gymnax/{i}" for i in gymnax.registered_envs} == set(list_envs()) - set(OWN)

@@ -1,0 +1,5 @@
+"""`python -m memrl` is the `memrl` command."""
+
+from memrl.cli import main
+
+main()
