@@ -40,7 +40,11 @@ T = TypeVar("T")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; a user's mistake ends it with one line and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands: dict[str, Callable[[list[str]], None]] = {"train": train, "eval": evaluate_run, "list": list_names}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": train,
+        "eval": evaluate_run,
+        "list": list_names,
+    }
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_USAGE, end="")
@@ -67,30 +71,33 @@ def train(arguments: list[str]) -> None:
     if core is not None:
         experiment = dataclasses.replace(experiment, core=core_config(core))
     if env is not None and env != experiment.env:
-        experiment = dataclasses.replace(
-            experiment, env=env, env_options={}, best_return=None, chance_return=None
-        )
+        experiment = dataclasses.replace(experiment, env=env, env_options={}, best_return=None, chance_return=None)
     experiment, options, out = _parse_train(arguments, script, experiment)
+    assert script is not None  # without one, --help has ended the command
     enable_compilation_cache()
     cores = "-".join(dict.fromkeys(map(name_of_core, experiment.cores)))
     run(experiment, out or Path("runs") / f"{script.stem}-{cores}", options, script)
 
 
-def _first_look(arguments: list[str]) -> tuple[Path, str | None, str | None]:
+def _first_look(arguments: list[str]) -> tuple[Path | None, str | None, str | None]:
     """The config script, and the core and environment that replace the script's: they decide which options exist."""
     scripts = [a for a in arguments if a.endswith(".py") and not a.startswith("-")]
     if not scripts and not {"-h", "--help"} & set(arguments):
         given = next((a for a in arguments[:1] if not a.startswith("-")), None)
         raise MemrlError(f"train: config is {given}, expected a config script ending in .py")
-    values = {"--core": None, "--env": None}
-    for name in values:
-        for i, argument in enumerate(arguments):
-            if argument == name and i + 1 < len(arguments):
-                values[name] = arguments[i + 1]
-            elif argument.startswith(f"{name}="):
-                values[name] = argument.partition("=")[2]
     script = Path(scripts[0]) if scripts else None
-    return script, values["--core"], values["--env"]  # type: ignore[return-value]
+    return script, _value_of("--core", arguments), _value_of("--env", arguments)
+
+
+def _value_of(option: str, arguments: list[str]) -> str | None:
+    """The last value given to an option, as `--option value` or `--option=value`."""
+    found = None
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == option:
+            found = following
+        elif argument.startswith(f"{option}="):
+            found = argument.partition("=")[2]
+    return found
 
 
 def load_config(script: Path | None) -> Experiment:
@@ -138,17 +145,17 @@ def _parse_train(
         """Train the agent that a config script describes. Every field of its experiment can be overridden."""
 
         config: Annotated[
-            tyro.conf.Positional[Path], tyro.conf.arg(help="Config script: a Python file that defines `experiment`.")
+            tyro.conf.Positional[Path],
+            tyro.conf.arg(help="Config script: a Python file that defines `experiment`."),
         ]
         experiment: Annotated[Experiment, tyro.conf.arg(name="")]
         env_options: Annotated[Any, tyro.conf.arg(name="env", constructor=env_type)]
         options: Annotated[RunOptions, tyro.conf.arg(name="")]
         core: Annotated[
-            str | None, tyro.conf.arg(help="Replace the memory core by the one of this name; see `memrl list cores`.")
+            str | None,
+            tyro.conf.arg(help="Replace the memory core by the one of this name; see `memrl list cores`."),
         ] = None
-        out: Annotated[
-            Path | None, tyro.conf.arg(help="The run folder. runs/CONFIG-CORE when not given.")
-        ] = None
+        out: Annotated[Path | None, tyro.conf.arg(help="The run folder. runs/CONFIG-CORE when not given.")] = None
 
     default = Train(script or Path("CONFIG"), experiment, env_type(), RunOptions())
     parsed = parse(Train, arguments, prog="memrl train", default=default)

@@ -27,9 +27,7 @@ class Experiment:
 
     env: str
     """Name of the environment; see `memrl list envs`."""
-    env_options: Annotated[Mapping[str, EnvOption], tyro.conf.Suppress] = dataclasses.field(
-        default_factory=dict
-    )
+    env_options: Annotated[Mapping[str, EnvOption], tyro.conf.Suppress] = dataclasses.field(default_factory=dict)
     """Options of the environment that differ from its defaults."""
     core: CoreConfig | tuple[CoreConfig, ...] = GRUConfig()
     """The memory core; several are used in turn by the layers of the stack."""
@@ -145,8 +143,8 @@ class TrainResult(NamedTuple):
 def make_train(experiment: Experiment) -> Callable[[Key], TrainResult]:
     """The whole run as one pure function of a key: jit it, vmap it over keys, shard it.
 
-        train = jax.jit(jax.vmap(memrl.make_train(experiment)))
-        result = train(memrl.seed_keys(experiment))
+    train = jax.jit(jax.vmap(memrl.make_train(experiment)))
+    result = train(memrl.seed_keys(experiment))
     """
     agent = assemble(experiment).agent
 

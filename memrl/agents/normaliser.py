@@ -13,7 +13,7 @@ _CLIP = 10.0  # standard deviations
 class Moments(NamedTuple):
     """Count, mean and variance of everything seen, one per component."""
 
-    count: Array  # [] float32
+    samples: Array  # [] float32
     mean: PyTree  # leaves [...]
     variance: PyTree  # leaves [...]
 
@@ -28,14 +28,14 @@ def update_moments(moments: Moments, batch: PyTree, batch_axes: int) -> Moments:
     """Adds a batch whose leaves have `batch_axes` leading axes more than the moments (Chan et al. 1979)."""
     axes = tuple(range(batch_axes))
     size = jax.tree.leaves(batch)[0].size // max(1, jax.tree.leaves(moments.mean)[0].size)
-    total = moments.count + size
+    total = moments.samples + size
 
     def merge(mean, variance, x):
         x = x.astype(jnp.float32)
         batch_mean, batch_variance = x.mean(axes), x.var(axes)
         shift = batch_mean - mean
-        spread = moments.count * variance + size * batch_variance
-        spread = spread + jnp.square(shift) * (moments.count * size / total)
+        spread = moments.samples * variance + size * batch_variance
+        spread = spread + jnp.square(shift) * (moments.samples * size / total)
         return mean + shift * (size / total), spread / total
 
     merged = jax.tree.map(merge, moments.mean, moments.variance, batch)

@@ -183,7 +183,7 @@ class PPO:
         metrics = {
             "episode_return": episodes.mean_return,
             "episode_length": episodes.mean_length,
-            "episodes": episodes.count,
+            "episodes": episodes.ended,
             **losses,
             "explained_variance": explained_variance(transitions.value, advantages.value_target),
             "learning_rate": self.learning_rate(state.update),
@@ -309,7 +309,7 @@ class PPO:
         network = self.network(state._replace(params=params))
         seen = self.see(state, transitions.observation)
         _, output = network.unroll(batch.states, seen, transitions.reset)
-        log_ratio = output.policy.log_prob(transitions.action) - transitions.log_prob
+        log_ratio = jnp.asarray(output.policy.log_prob(transitions.action)) - transitions.log_prob
         advantage = batch.advantages.advantage
         if config.normalise_advantages:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)

@@ -25,7 +25,7 @@ class Rollout(NamedTuple):
 class Episodes(NamedTuple):
     """The episodes that ended during a rollout."""
 
-    count: Array  # [] int32
+    ended: Array  # [] int32
     mean_return: Array  # [] NaN when none ended
     mean_length: Array  # [] NaN when none ended
 
@@ -90,7 +90,7 @@ def collect(
             observation=rollout.observation,
             reset=rollout.reset,
             action=action,
-            log_prob=output.policy.log_prob(action),
+            log_prob=jnp.asarray(output.policy.log_prob(action)),
             value=output.value,
             reward=reward,
             terminated=terminated,

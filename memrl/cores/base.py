@@ -42,7 +42,7 @@ class MemoryCore(nnx.Module):
         return state, ys[0]
 
 
-def _follow_input(arrays: tuple[Any, ...], /, dtype: Any = None, **_: Any) -> tuple[Any, ...]:
+def _follow_input(arrays: Any, /, *, dtype: Any = None, inexact: bool = True, **_: Any) -> Any:
     """Compute in the dtype of the input (the first array), whatever the parameters are stored in."""
     return tuple(None if a is None else jnp.asarray(a, dtype or arrays[0].dtype) for a in arrays)
 

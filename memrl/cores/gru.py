@@ -1,8 +1,8 @@
 """GRU: the gated recurrent unit (Cho et al. 2014), in the form of cuDNN and `flax.nnx.GRUCell`.
 
-    r, z = sigmoid(W_rz x + b_rz + U_rz h)
-    n    = tanh(W_n x + b_n + r * (U_n h))
-    h'   = (1 - z) n + z h
+r, z = sigmoid(W_rz x + b_rz + U_rz h)
+n    = tanh(W_n x + b_n + r * (U_n h))
+h'   = (1 - z) n + z h
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """LSTM (Hochreiter & Schmidhuber 1997; forget gate of Gers et al. 2000), as `flax.nnx.OptimizedLSTMCell`.
 
-    i, f, o = sigmoid(W_ifo x + b_ifo + U_ifo h),   g = tanh(W_g x + b_g + U_g h)
-    c' = f c + i g,   h' = o tanh(c')
+i, f, o = sigmoid(W_ifo x + b_ifo + U_ifo h),   g = tanh(W_g x + b_g + U_g h)
+c' = f c + i g,   h' = o tanh(c')
 """
 
 import dataclasses
@@ -45,9 +45,7 @@ class LSTM(MemoryCore):
         """Zeros, twice [B, N]."""
         return jnp.zeros((batch_size, self.hidden_size)), jnp.zeros((batch_size, self.hidden_size))
 
-    def unroll(
-        self, state: tuple[Array, Array], xs: Array, resets: Array
-    ) -> tuple[tuple[Array, Array], Array]:
+    def unroll(self, state: tuple[Array, Array], xs: Array, resets: Array) -> tuple[tuple[Array, Array], Array]:
         """See `MemoryCore.unroll`."""
         hs, state = lstm_scan(self.input(xs), self.recurrent[...], *state, resets)
         ys = hs.astype(xs.dtype)

@@ -1,6 +1,6 @@
 """MLP: no memory at all. The control against which every memory is measured.
 
-    y = W_2 relu(W_1 x + b_1) + b_2
+y = W_2 relu(W_1 x + b_1) + b_2
 """
 
 import dataclasses

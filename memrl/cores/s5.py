@@ -45,9 +45,7 @@ class S5Config(CoreConfig):
 
     def __post_init__(self):
         check_positive("core s5", state_size=self.state_size, blocks=self.blocks, dt_min=self.dt_min)
-        check(
-            self.dt_max >= self.dt_min, f"core s5: dt_max is {self.dt_max}, expected at least {self.dt_min}"
-        )
+        check(self.dt_max >= self.dt_min, f"core s5: dt_max is {self.dt_max}, expected at least {self.dt_min}")
 
 
 class S5(MemoryCore):
@@ -63,8 +61,8 @@ class S5(MemoryCore):
         self.state_size = N = size // 2
         self.activation = config.activation
         eigenvalues, basis = hippo_normal_spectrum(size, config.blocks)
-        self.decay_real = nnx.Param(jnp.asarray(eigenvalues.real, jnp.float32))  # [N]
-        self.decay_imag = nnx.Param(jnp.asarray(eigenvalues.imag, jnp.float32))  # [N]
+        self.decay_real = nnx.Param(jnp.asarray(np.real(eigenvalues), jnp.float32))  # [N]
+        self.decay_imag = nnx.Param(jnp.asarray(np.imag(eigenvalues), jnp.float32))  # [N]
         self.input = nnx.Param(_input_matrix(basis, features, rngs.params()))  # B [N, D, 2]
         self.output = nnx.Param(_output_matrix(basis, features, rngs.params()))  # C [D, N, 2]
         self.skip = nnx.Param(jax.random.normal(rngs.params(), (features,)))  # D [D]
@@ -108,8 +106,8 @@ class S5(MemoryCore):
 def hippo_normal_spectrum(size: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues with positive imaginary part, and their eigenvectors, of `blocks` blocks of HiPPO-N.
 
-    HiPPO-LegS has A_nk = -sqrt((2n+1)(2k+1)) for n > k and -(n+1) for n = k; adding P P^T with P = sqrt(n + 1/2) makes it
-    normal: -1/2 I plus a skew-symmetric matrix (Gu et al. 2022, "How to train your HiPPO").
+    HiPPO-LegS has A_nk = -sqrt((2n+1)(2k+1)) for n > k and -(n+1) for n = k; adding P P^T with P = sqrt(n + 1/2)
+    makes it normal: -1/2 I plus a skew-symmetric matrix (Gu et al. 2022, "How to train your HiPPO").
 
     Returns:
         eigenvalues [size / 2] complex and the basis V [size, size / 2] complex, block-diagonal.

@@ -205,7 +205,7 @@ def _associative_adjoint(a, h_tm1, reset, g, g_last):
     decay = jnp.broadcast_to(a, g.shape).astype(g.dtype)
     later = jnp.concatenate([decay, jnp.ones_like(decay[:1])])[1:]
     later_cut = jnp.concatenate([cut, jnp.zeros_like(cut[:1])])[1:]
-    adjoint, _ = _associative(*(jnp.flip(x, 0) for x in (later, g)), g_last, jnp.flip(later_cut, 0))
+    adjoint, _ = _associative(jnp.flip(later, 0), jnp.flip(g, 0), g_last, jnp.flip(later_cut, 0))
     adjoint = jnp.flip(adjoint, 0)
     da = jnp.where(cut[..., None], 0, adjoint * h_tm1)
     flow = jnp.concatenate([jnp.where(cut[..., None], 0, decay * adjoint), g_last[None]])

@@ -43,9 +43,7 @@ class NetworkConfig:
     def __post_init__(self):
         for name in ("encoder_sizes", "head_sizes"):
             sizes = getattr(self, name)
-            check(
-                all(n >= 1 for n in sizes), f"network: {name} is {sizes}, expected widths of 1 or more each"
-            )
+            check(all(n >= 1 for n in sizes), f"network: {name} is {sizes}, expected widths of 1 or more each")
         check(self.features >= 1, f"network: features is {self.features}, expected at least 1")
 
 
@@ -103,9 +101,7 @@ class ActorCritic(nnx.Module):
 class Torso(nnx.Module):
     """Encoder and memory."""
 
-    def __init__(
-        self, space: Space, cores: Sequence[CoreConfig], config: NetworkConfig, *, rngs: nnx.Rngs
-    ):
+    def __init__(self, space: Space, cores: Sequence[CoreConfig], config: NetworkConfig, *, rngs: nnx.Rngs):
         sizes = (*config.encoder_sizes, config.features)
         self.encoder = Encoder(space, sizes, config.activation, rngs=rngs)
         self.memory = MemoryStack(config.features, cores, config.stack, rngs=rngs)

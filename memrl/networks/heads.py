@@ -33,9 +33,7 @@ class PolicyHead(nnx.Module):
     clipped to the box (`environment_action`), the agent learns from them as sampled.
     """
 
-    def __init__(
-        self, space: Space, features: int, sizes: Sequence[int], activation: Activation, *, rngs: nnx.Rngs
-    ):
+    def __init__(self, space: Space, features: int, sizes: Sequence[int], activation: Activation, *, rngs: nnx.Rngs):
         self.space = space
         self.hidden = Dense(features, sizes, activation, rngs=rngs)
         if isinstance(space, Box):

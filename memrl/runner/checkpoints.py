@@ -170,9 +170,7 @@ def _placed(value: np.ndarray, like: Any) -> Any:
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jnp.issubdtype(
-        leaf.dtype, jax.dtypes.prng_key
-    )
+    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _key_implementation(keys: Any) -> Any:
@@ -228,10 +226,7 @@ def _file_damage(path: Path, name: str, size: int, sha256: str, read: bool) -> s
 
 def _describe(state: PyTree) -> list[list[str]]:
     """Path and type of every leaf, such as `["['params']['w']", "float32[64,32]"]`."""
-    return [
-        [jax.tree_util.keystr(path), _type_name(leaf)]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    ]
+    return [[jax.tree_util.keystr(path), _type_name(leaf)] for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
 
 
 def _type_name(leaf: Any) -> str:

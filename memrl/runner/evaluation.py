@@ -54,9 +54,7 @@ def _play(assembly: Assembly, state: Any, key: Key, episodes: int, *, greedy: bo
         t, environment, observation, reset, memory, total = carry
         memory, output = network.step(memory, agent.see(state, observation), reset)
         policy = output.policy
-        action = (
-            policy.mode() if greedy else jax.vmap(lambda p, k: p.sample(seed=k))(policy, keys_of(t, 0))
-        )
+        action = policy.mode() if greedy else jax.vmap(lambda p, k: p.sample(seed=k))(policy, keys_of(t, 0))
         observation, environment, reward, terminated, truncated, _ = jax.vmap(env.step, (0, 0, 0, None))(
             keys_of(t, 1), environment, network.environment_action(action), env_params
         )
@@ -69,9 +67,7 @@ def _play(assembly: Assembly, state: Any, key: Key, episodes: int, *, greedy: bo
         return t + 1, environment, observation, jnp.zeros(episodes, bool), memory, total
 
     observation, environment = jax.vmap(env.reset, (0, None))(keys, env_params)
-    nothing = Episodes(
-        jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), jnp.zeros(episodes, bool)
-    )
+    nothing = Episodes(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), jnp.zeros(episodes, bool))
     start = (
         jnp.int32(0),
         environment,

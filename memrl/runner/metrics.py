@@ -147,9 +147,7 @@ def _rewind(path: Path, resume_update: int) -> list[str] | None:
     missing = next((u for u in range(resume_update) if rows[u] != rows[0] or not rows[u]), None)
     if missing is not None:
         temporary.unlink()
-        raise MemrlError(
-            f"{path} lacks rows of update {missing}, so the run cannot go on with update {resume_update}"
-        )
+        raise MemrlError(f"{path} lacks rows of update {missing}, so the run cannot go on with update {resume_update}")
     temporary.replace(path)
     return names if header.endswith(b"\n") else None
 

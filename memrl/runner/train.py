@@ -90,7 +90,10 @@ def run(experiment: Experiment, path: Path, options: RunOptions = RunOptions(), 
 
 def check_same_experiment(experiment: Experiment, folder: RunFolder) -> None:
     """Raises `MemrlError` if the folder belongs to another experiment; a longer or shorter run is the same one."""
-    old, new = json.loads(folder.config_json.read_text()), json.loads(json.dumps(experiment_to_json(experiment)))
+    old, new = (
+        json.loads(folder.config_json.read_text()),
+        json.loads(json.dumps(experiment_to_json(experiment))),
+    )
     for field in new:
         if field != "total_steps" and old.get(field) != new[field]:
             raise MemrlError(
@@ -98,9 +101,7 @@ def check_same_experiment(experiment: Experiment, folder: RunFolder) -> None:
             )
 
 
-def _train(
-    experiment: Experiment, assembly: Assembly, folder: RunFolder, options: RunOptions, console: Console
-) -> Any:
+def _train(experiment: Experiment, assembly: Assembly, folder: RunFolder, options: RunOptions, console: Console) -> Any:
     """From the start or the last checkpoint to the end; returns the train states, leaves [S, ...]."""
     agent, total = assembly.agent, experiment.num_updates
     steps_per_update = experiment.agent.steps_per_update
@@ -228,8 +229,8 @@ def _check_finite(metrics: dict[str, np.ndarray], first_update: int, folder: Run
     seeds = np.flatnonzero(bad[index]).tolist()
     raise MemrlError(
         f"update {first_update + index}: loss or gradient is not finite (seeds {seeds}); the checkpoints in "
-        f"{folder.checkpoints} are from before; look at learning_rate, max_gradient_norm, and the environment's rewards "
-        "and observations"
+        f"{folder.checkpoints} are from before; look at learning_rate, max_gradient_norm, and the environment's "
+        "rewards and observations"
     )
 
 
@@ -296,7 +297,11 @@ def draw_learning_curve(experiment: Experiment, folder: RunFolder) -> None:
     known = {"best": experiment.best_return, "without memory": experiment.chance_return}
     learning_curve(
         folder.learning_curve_png,
-        {", ".join(type(core).__name__.removesuffix("Config") for core in experiment.cores): curve_from_metrics(metrics)},
+        {
+            ", ".join(type(core).__name__.removesuffix("Config") for core in experiment.cores): curve_from_metrics(
+                metrics
+            )
+        },
         title=experiment.env,
         references={name: value for name, value in known.items() if value is not None},
         window=max(1, len(metrics[RETURN]) // 50),

@@ -86,7 +86,7 @@ def same_files(one: Path, other: Path) -> Iterator[str]:
 
     states = [load_states(run)[3] for run in (one, other)]
     for (path, a), b in zip(jax.tree.leaves_with_path(states[0]), jax.tree.leaves(states[1]), strict=True):
-        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+        if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         if np.asarray(a).tobytes() != np.asarray(b).tobytes():
             yield jax.tree_util.keystr(path)

@@ -79,9 +79,7 @@ DRAW = quick_jit(draw)
 def test_draws_are_in_proportion_to_what_is_left():
     count = 20_000
     counts = jnp.array([1, 0, 6, 3], jnp.int32)
-    kinds, _ = quick_jit(jax.vmap(draw, in_axes=(0, None)))(
-        jax.random.split(jax.random.key(0), count), counts
-    )
+    kinds, _ = quick_jit(jax.vmap(draw, in_axes=(0, None)))(jax.random.split(jax.random.key(0), count), counts)
     np.testing.assert_allclose(np.bincount(kinds, minlength=4) / count, [0.1, 0, 0.6, 0.3], atol=0.015)
 
 

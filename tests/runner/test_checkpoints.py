@@ -145,9 +145,7 @@ def test_sharding_is_that_of_like(tmp_path):
                 assert (got[name] == jax.device_put(state[name], like[name].sharding)).all()
     """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    subprocess.run(
-        [sys.executable, "-W", "error", "-c", BARE + code], check=True, env={**os.environ, **flags}
-    )
+    subprocess.run([sys.executable, "-W", "error", "-c", BARE + code], check=True, env={**os.environ, **flags})
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -221,9 +219,7 @@ def test_none_whole_names_the_folder(pair, tmp_path):
         flip(pair.folder / f"update_0000000{update}" / "state" / "_METADATA")
     with pytest.raises(MemrlError) as error:
         pair.restore(LIKE)
-    assert f"no whole checkpoint in {pair.folder}; damaged: update_00000002: state/_METADATA" in str(
-        error.value
-    )
+    assert f"no whole checkpoint in {pair.folder}; damaged: update_00000002: state/_METADATA" in str(error.value)
     with pytest.raises(MemrlError, match=r"no whole checkpoint in .*/nowhere$"):
         Checkpoints(tmp_path / "nowhere").restore(LIKE)
 
@@ -239,9 +235,7 @@ def test_none_whole_names_the_folder(pair, tmp_path):
     ],
 )
 def test_another_configs_state_is_an_error_that_names_the_leaf(pair, like, message):
-    with pytest.raises(
-        MemrlError, match=rf"update_00000002 does not fit this experiment: {message}"
-    ) as error:
+    with pytest.raises(MemrlError, match=rf"update_00000002 does not fit this experiment: {message}") as error:
         pair.restore(like)
     assert "\n" not in str(error.value)
 

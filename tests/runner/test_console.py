@@ -192,9 +192,7 @@ def test_on_a_real_terminal_the_cursor_comes_back_even_after_an_error():
     """
     master, slave = pty.openpty()
     env = {**os.environ, "TERM": "xterm"}
-    with subprocess.Popen(
-        [sys.executable, "-c", BARE + code], stdout=slave, stderr=subprocess.PIPE, env=env
-    ) as child:
+    with subprocess.Popen([sys.executable, "-c", BARE + code], stdout=slave, stderr=subprocess.PIPE, env=env) as child:
         child.communicate()
     os.close(slave)
     output = os.read(master, 100_000).decode()

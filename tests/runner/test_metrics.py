@@ -42,9 +42,7 @@ def test_literal_content(tmp_path):
 
 def test_float32_comes_back_exactly(tmp_path):
     bits = np.random.default_rng(0).integers(0, 2**32, 4000, dtype=np.uint32)
-    values = np.append(bits.view(np.float32), np.array([0.0, -0.0, 1e-45, 3.4028235e38], np.float32)).reshape(
-        -1, 2
-    )
+    values = np.append(bits.view(np.float32), np.array([0.0, -0.0, 1e-45, 3.4028235e38], np.float32)).reshape(-1, 2)
     with MetricsFile(tmp_path / "m.csv") as file:
         file.append(0, 1, {"x": values})
     with np.errstate(over="raise"):
@@ -93,9 +91,7 @@ def test_resuming_past_the_end_is_an_error_and_changes_nothing(tmp_path, whole, 
     path = tmp_path / "whole.csv"
     path.write_bytes(whole[: len(whole) - cut])
     resume = UPDATES if cut else UPDATES + 1
-    with pytest.raises(
-        MemrlError, match=rf"whole.csv lacks rows of update \d+, .* update {resume}$"
-    ) as error:
+    with pytest.raises(MemrlError, match=rf"whole.csv lacks rows of update \d+, .* update {resume}$") as error:
         MetricsFile(path, resume)
     whole_updates = (whole[: len(whole) - cut].count(b"\n") - 1) // SEEDS
     assert f"update {whole_updates}," in str(error.value)

@@ -34,11 +34,7 @@ def events(folder):
 
 
 def values(folder):
-    return {
-        (value.tag, event.step): value.simple_value
-        for event in events(folder)
-        for value in event.summary.value
-    }
+    return {(value.tag, event.step): value.simple_value for event in events(folder) for value in event.summary.value}
 
 
 def test_scalars_are_means_over_known_seeds_and_each_seeds_return():

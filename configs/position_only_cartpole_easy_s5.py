@@ -1,0 +1,12 @@
+"""draft"""
+
+from memrl import Experiment, NetworkConfig, PPOConfig, S5Config
+
+experiment = Experiment(
+    env="popgym/PositionOnlyCartPoleEasy",
+    core=S5Config(),
+    network=NetworkConfig(features=128, encoder_sizes=(64,), head_sizes=(64,)),
+    agent=PPOConfig(num_envs=64, num_steps=128, minibatches=8, learning_rate=1e-3, schedule="linear"),
+    total_steps=2_000_000,
+    best_return=1.0,
+)
