@@ -21,7 +21,7 @@ from memrl.cores import core_name as name_of_core
 from memrl.envs import env_options, list_envs
 from memrl.errors import MemrlError, check, unknown_name
 from memrl.experiment import Experiment, seed_keys
-from memrl.runner import Interrupted, RunOptions, load_states, run
+from memrl.runner import Interrupted, RunOptions, load_saved, run
 from memrl.runner.evaluation import evaluate, summarise
 
 _USAGE = """\
@@ -184,7 +184,7 @@ def evaluate_run(arguments: list[str]) -> None:
     options = parse(Eval, arguments, prog="memrl eval")
     check(options.episodes >= 1, f"eval: episodes is {options.episodes}, expected at least 1")
     enable_compilation_cache()
-    experiment, assembly, update, states = load_states(options.run)
+    experiment, assembly, update, states = load_saved(options.run)
     print(f"{options.run}: {experiment.env}, after update {update} of {experiment.num_updates}")
     keys = jax.vmap(jax.random.fold_in, (0, None))(seed_keys(experiment), options.seed)
     for name in ("greedy", "sampled"):

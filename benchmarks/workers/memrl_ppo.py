@@ -9,7 +9,7 @@ from turns import take_turns
 
 from memrl import Experiment, NetworkConfig, PPOConfig, StackConfig, core_config
 from memrl.experiment import assemble
-from memrl.runner.train import compile_chunk, initial_states
+from memrl.runner.program import compile_chunk, initial_states
 
 core = sys.argv[1]
 stack = StackConfig(layers=4) if core == "s5" else StackConfig(norm="none", residual="none")

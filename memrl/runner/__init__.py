@@ -1,5 +1,6 @@
 """The runner: everything with an effect. It drives an agent, and keeps, shows and evaluates what comes of it."""
 
-from memrl.runner.train import Interrupted, RunOptions, load_states, run
+from memrl.runner.saved import SavedRun, load_saved
+from memrl.runner.train import Interrupted, RunOptions, run
 
-__all__ = ["Interrupted", "RunOptions", "load_states", "run"]
+__all__ = ["Interrupted", "RunOptions", "SavedRun", "load_saved", "run"]

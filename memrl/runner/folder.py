@@ -102,15 +102,16 @@ class RunFolder:
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def _check_content(self, resume: bool) -> None:
-        if not resume:
-            if any(entry.name != _LOCK for entry in self.path.iterdir()):
-                hint = "pass --resume to continue it or choose another with --out"
-                raise MemrlError(f"run folder {self.path} exists: {hint}")
-            return
-        try:
-            json.loads(self.config_json.read_text())
-        except (OSError, ValueError) as error:
-            raise MemrlError(f"nothing to resume: {self.path} holds no whole config.json") from error
+        # A run that was killed before it wrote anything has not begun: there is nothing in it to protect.
+        begun = any(entry.name != _LOCK and entry.suffix != ".tmp" for entry in self.path.iterdir())
+        if begun and not resume:
+            hint = "pass --resume to continue it or choose another with --out"
+            raise MemrlError(f"run folder {self.path} exists: {hint}")
+        if begun:
+            try:
+                json.loads(self.config_json.read_text())
+            except (OSError, ValueError) as error:
+                raise MemrlError(f"nothing to resume: {self.path} holds no whole config.json") from error
 
 
 def write_json(path: Path, value: Any) -> None:

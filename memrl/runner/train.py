@@ -2,39 +2,29 @@
 
 import contextlib
 import dataclasses
-import json
-import resource
 import signal
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from memrl.agents import Agent
-from memrl.errors import MemrlError, check
-from memrl.experiment import (
-    Assembly,
-    Experiment,
-    assemble,
-    experiment_from_json,
-    experiment_to_json,
-    seed_keys,
-)
+from memrl.errors import MemrlError
+from memrl.experiment import Assembly, Experiment, assemble, experiment_to_json, seed_keys
 from memrl.runner.checkpoints import Checkpoints
 from memrl.runner.console import Console
 from memrl.runner.evaluation import evaluate, summarise
 from memrl.runner.folder import RunFolder, versions, write_json
+from memrl.runner.memory import describe_memory, peak_memory, size_text
 from memrl.runner.metrics import RETURN, MetricsFile, read_metrics
 from memrl.runner.pictures import curve_from_metrics, learning_curve
+from memrl.runner.program import LARGEST_CHUNK, compile_chunk, initial_states
+from memrl.runner.saved import check_same_experiment
 from memrl.runner.trackers import TRACKERS, Tracker, scalars
-
-_LARGEST_CHUNK = 64  # updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,19 +78,6 @@ def run(experiment: Experiment, path: Path, options: RunOptions = RunOptions(), 
     return folder.path
 
 
-def check_same_experiment(experiment: Experiment, folder: RunFolder) -> None:
-    """Raises `MemrlError` if the folder belongs to another experiment; a longer or shorter run is the same one."""
-    old, new = (
-        json.loads(folder.config_json.read_text()),
-        json.loads(json.dumps(experiment_to_json(experiment))),
-    )
-    for field in new:
-        if field != "total_steps" and old.get(field) != new[field]:
-            raise MemrlError(
-                f"run folder {folder.path} has {field} = {old.get(field)}, expected {new[field]} to resume it"
-            )
-
-
 def _train(experiment: Experiment, assembly: Assembly, folder: RunFolder, options: RunOptions, console: Console) -> Any:
     """From the start or the last checkpoint to the end; returns the train states, leaves [S, ...]."""
     agent, total = assembly.agent, experiment.num_updates
@@ -135,9 +112,7 @@ def _train(experiment: Experiment, assembly: Assembly, folder: RunFolder, option
             metrics_file.append(update, steps_per_update, metrics)
             _check_finite(metrics, update, folder)
             update += count
-            latest = {name: values[-1] for name, values in metrics.items()}
-            for tracker in trackers:
-                tracker.log(update * steps_per_update, scalars(latest))
+            _log(trackers, metrics, update, steps_per_update)
             console.update(update * steps_per_update, metrics)
             stopped = bool(received) and update < total
             now = time.monotonic()
@@ -147,77 +122,17 @@ def _train(experiment: Experiment, assembly: Assembly, folder: RunFolder, option
             if stopped:
                 console.message(f"stopped after update {update}; the same command with --resume continues")
                 raise Interrupted(received[0])
-            chunk = max(1, min(_LARGEST_CHUNK, int(options.chunk_seconds / max(seconds_per_update, 1e-6))))
+            chunk = max(1, min(LARGEST_CHUNK, int(options.chunk_seconds / max(seconds_per_update, 1e-6))))
     return states
 
 
-def initial_states(agent: Agent, experiment: Experiment) -> Any:
-    """The train states of all seeds before the first update, leaves [S, ...]."""
-    init = jax.jit(
-        over_seeds(agent.init, experiment.seeds),
-        # It runs once: compiling it well takes longer than running it badly.
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    return init(seed_keys(experiment))
-
-
-def over_seeds(function: Callable[..., Any], seeds: int) -> Callable[..., Any]:
-    """`function` over a leading seed axis S; for a single seed without the cost of batched matrix products."""
-    if seeds > 1:
-        return jax.vmap(function)
-
-    def one_seed(argument: Any) -> Any:
-        result = function(jax.tree.map(lambda x: x[0], argument))
-        return jax.tree.map(lambda x: x[None], result)
-
-    return one_seed
-
-
-def compile_chunk(agent: Agent, seeds: int, states: Any) -> Callable[[Any, Any], tuple[Any, dict[str, Any]]]:
-    """Compiles (states, count) -> (states, metrics [_LARGEST_CHUNK, S]), which does `count` updates.
-
-    The count is an argument, so that chunks of all lengths are one program, and so give the same bits.
-    """
-    update = jax.jit(over_seeds(agent.update, seeds))  # jitted, so that both uses are one trace
-
-    def run_chunk(states: Any, count: Any) -> tuple[Any, Any]:
-        shapes = jax.eval_shape(update, states)[1]
-        buffers = jax.tree.map(lambda m: jnp.zeros((_LARGEST_CHUNK, *m.shape), m.dtype), shapes)
-
-        def body(i, carry):
-            states, buffers = carry
-            states, metrics = update(states)
-            return states, jax.tree.map(lambda b, m: b.at[i].set(m), buffers, metrics)
-
-        return lax.fori_loop(0, count, body, (states, buffers))
-
-    return jax.jit(run_chunk, donate_argnums=0).lower(states, jnp.int32(1)).compile()
-
-
-def describe_memory(agent: Agent, experiment: Experiment, states: Any) -> list[str]:
-    """What the run will hold, worked out from shapes before anything is compiled."""
-    one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states)
-    memory = jax.eval_shape(lambda s: agent.network(s).initial_state(1), one)
-    trajectory = jax.eval_shape(lambda s, k: agent.collect(s, k)[1], one, jax.random.key(0))
-    parameters = sum(x.size for x in jax.tree.leaves(one.params))
-    return [
-        f"{parameters:,} parameters; memory {size_text(_bytes(memory))} and rollout "
-        f"{size_text(_bytes(trajectory) / experiment.agent.num_envs)} per environment",
-        f"train state {size_text(_bytes(one))} and rollouts {size_text(_bytes(trajectory))} per seed",
-    ]
-
-
-def _bytes(tree: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def size_text(size: float) -> str:
-    """Bytes as 512 B, 12.3 KiB, 1.5 GiB."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.3g} GiB"
+def _log(trackers: list[Tracker], metrics: dict[str, np.ndarray], update: int, steps_per_update: int) -> None:
+    """Logs metrics [n, S] of the n updates up to `update`."""
+    n = len(metrics[RETURN])
+    for i in range(n if trackers else 0):
+        values = scalars({name: row[i] for name, row in metrics.items()})
+        for tracker in trackers:
+            tracker.log((update - n + 1 + i) * steps_per_update, values)
 
 
 def _check_finite(metrics: dict[str, np.ndarray], first_update: int, folder: RunFolder) -> None:
@@ -251,8 +166,11 @@ def _trackers(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The signals that arrived; a second one ends the process at once."""
+    """The signals that arrived; a second one ends the process at once. Only the main thread may listen to them."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     def note(number: int, frame: Any) -> None:
         del frame
@@ -277,20 +195,6 @@ def evaluation_of(experiment: Experiment, assembly: Assembly, states: Any, episo
     }
 
 
-def load_states(path: Path) -> tuple[Experiment, Assembly, int, Any]:
-    """A run's experiment, its assembly, and the update and train states of its last whole checkpoint.
-
-    Raises:
-        MemrlError: if the folder holds no run, or no whole checkpoint.
-    """
-    folder = RunFolder(path)
-    check(folder.config_json.is_file(), f"run {path}: no config.json there, expected the folder of a run")
-    experiment = experiment_from_json(json.loads(folder.config_json.read_text()))
-    assembly = assemble(experiment)
-    restored = Checkpoints(folder.checkpoints).restore(initial_states(assembly.agent, experiment))
-    return experiment, assembly, restored.update, restored.state
-
-
 def draw_learning_curve(experiment: Experiment, folder: RunFolder) -> None:
     """Draws the returns in metrics.csv, with the best and the chance return where they are known."""
     metrics = read_metrics(folder.metrics_csv)
@@ -313,9 +217,7 @@ def _summary_rows(folder: RunFolder, evaluation: dict[str, Any]) -> list[tuple[s
     for name, result in evaluation.items():
         seeds = ", ".join("none" if r is None else f"{r:.3g}" for r in result["mean_return_per_seed"])
         rows.append((f"return, {name}", f"{seeds}  ({result['episodes_per_seed']} episodes per seed)"))
-    # ru_maxrss is in KiB, except on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    rows.append(("peak memory", f"{size_text(peak)} (process)"))
+    rows.append(("peak memory", f"{size_text(peak_memory())} (process)"))
     rows.append(("learning curve", str(folder.learning_curve_png)))
     rows.append(("run folder", str(folder.path)))
     return rows

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from memrl.errors import MemrlError
-from memrl.runner import load_states
+from memrl.runner import load_saved
 from memrl.runner.checkpoints import Checkpoints
 from memrl.runner.metrics import read_metrics
 
@@ -84,7 +84,7 @@ def same_files(one: Path, other: Path) -> Iterator[str]:
         yield "evaluation.json"
     import jax
 
-    states = [load_states(run)[3] for run in (one, other)]
+    states = [load_saved(run).states for run in (one, other)]
     for (path, a), b in zip(jax.tree.leaves_with_path(states[0]), jax.tree.leaves(states[1]), strict=True):
         if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
@@ -177,6 +177,6 @@ def test_run_folder_is_self_contained(undisturbed: Path):
     assert len(evaluation["greedy"]["mean_return_per_seed"]) == 2
 
 
-def test_load_states_names_the_folder(tmp_path: Path):
+def test_load_saved_names_the_folder(tmp_path: Path):
     with pytest.raises(MemrlError, match=r"config\.json"):
-        load_states(tmp_path)
+        load_saved(tmp_path)

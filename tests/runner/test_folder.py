@@ -66,10 +66,18 @@ def test_resuming_what_is_not_there(tmp_path, begun):
     with pytest.raises(MemrlError, match=r"nothing to resume: run folder .*/none does not exist"):
         RunFolder.create(tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
+    (begun / "metrics.csv").write_text("seed,update,env_steps\n")
     for content in (None, '{"seed": '):
         (begun / "config.json").unlink() if content is None else (begun / "config.json").write_text(content)
         with pytest.raises(MemrlError, match=r"nothing to resume: .*/run holds no whole config.json"):
             RunFolder.create(begun, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_killed_before_it_began_starts_anew(tmp_path, resume):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json.tmp").write_text('{"se')
+    RunFolder.create(tmp_path / "run", resume=resume).close()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

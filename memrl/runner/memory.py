@@ -1,0 +1,50 @@
+"""What a run holds in memory: worked out before it starts, and measured when it is over."""
+
+import ctypes
+import resource
+import sys
+from typing import Any
+
+import jax
+
+from memrl.agents import Agent
+from memrl.experiment import Experiment
+
+
+def describe_memory(agent: Agent, experiment: Experiment, states: Any) -> list[str]:
+    """Sizes of a run's parts, from shapes alone; the train states have leaves [S, ...]."""
+    one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states)
+    memory = jax.eval_shape(lambda s: agent.network(s).initial_state(1), one)
+    trajectory = jax.eval_shape(lambda s, k: agent.collect(s, k)[1], one, jax.random.key(0))
+    parameters = sum(x.size for x in jax.tree.leaves(one.params))
+    return [
+        f"{parameters:,} parameters; memory {size_text(_bytes(memory))} and rollout "
+        f"{size_text(_bytes(trajectory) / experiment.agent.num_envs)} per environment",
+        f"train state {size_text(_bytes(one))} and rollouts {size_text(_bytes(trajectory))} per seed",
+    ]
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def size_text(size: float) -> str:
+    """Bytes as 512 B, 12.3 KiB, 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} GiB"
+
+
+def peak_memory() -> int:
+    """The most that this process has held so far, in bytes."""
+    # ru_maxrss is in KiB, except on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def release_memory() -> None:
+    """Gives back what the compiler has freed: glibc keeps it, 150 to 300 MB after each large program."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
