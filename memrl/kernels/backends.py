@@ -14,7 +14,5 @@ def resolve_backend(kernel: str, backend: str, available: tuple[str, ...]) -> st
     if backend not in BACKENDS:
         raise unknown_name(f"backend of {kernel}", backend, BACKENDS)
     backend = "xla" if backend == "auto" else backend
-    check(
-        backend in available, f"{kernel}: backend {backend!r} is not built, expected one of {list(available)}"
-    )
+    check(backend in available, f"{kernel}: backend {backend!r} is not built, expected one of {list(available)}")
     return backend

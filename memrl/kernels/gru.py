@@ -1,8 +1,8 @@
 """The recurrent half of a GRU over a whole sequence: everything that must be sequential, and nothing else.
 
-The input projection of all steps is one product before the scan, so it arrives here as `gates`. In the backward pass the
-scan returns the gradient of each step's pre-activations, and the recurrent weight's gradient is one product after it:
-on 2 CPU cores this halves the time of the scan that automatic differentiation builds.
+The input projection of all steps is one product before the scan, so it arrives here as `gates`. In the backward pass
+the scan returns the gradient of each step's pre-activations, and the recurrent weight's gradient is one product after
+it: on 2 CPU cores this halves the time of the scan that automatic differentiation builds.
 """
 
 import jax
@@ -108,9 +108,7 @@ def _xla_backward(residuals, cotangents):
         dz = dh * (h_tm1 - n) * z * (1 - z)
         dr = dn * u * r * (1 - r)
         through_kernel = jnp.concatenate([dr, dz, dn * r], -1)
-        carry = dh * z + jnp.dot(
-            through_kernel.astype(kernel.dtype), kernel.T, preferred_element_type=dh.dtype
-        )
+        carry = dh * z + jnp.dot(through_kernel.astype(kernel.dtype), kernel.T, preferred_element_type=dh.dtype)
         return keep(reset_t, carry), (through_kernel, dn)
 
     dh0, (through_kernel, dn) = lax.scan(step, g_last, (g, reset, saved), reverse=True)

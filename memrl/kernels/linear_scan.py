@@ -4,8 +4,6 @@ A reset cuts the recurrence: where `reset[t]` is true, h_t = b_t, whatever h_{t-
 product with zero, so NaN and inf behind a reset reach neither values nor gradients.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import lax

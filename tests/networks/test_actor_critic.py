@@ -1,0 +1,146 @@
+"""The whole network: one function step by step and over a sequence, with one memory or two."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cores.numeric import assert_close, assert_finite, normal
+from flax import nnx
+
+from memrl import ActorCritic, MemrlError, NetworkConfig, StackConfig, core_config
+from memrl.spaces import Box, Dict, Discrete, Space
+
+T, B = 6, 2
+SMALL: dict[str, Any] = {"features": 8, "encoder_sizes": (6,), "head_sizes": (5,)}
+VECTOR = Box(-1, 1, (3,))
+SPACE: Any = Dict(
+    {
+        "observation": VECTOR,
+        "previous_action": Box(0, 1, (4,)),
+        "previous_reward": Box(-np.inf, np.inf, (1,)),
+        "start": Box(0, 1, (1,)),
+    }
+)
+RESETS = np.zeros((T, B), bool)
+RESETS[0, 0] = RESETS[2:4, 1] = True
+
+
+def make(critic: Any = "shared", space: Space = VECTOR, cores=("gru",)) -> Any:
+    config = NetworkConfig(critic=critic, stack=StackConfig(layers=len(cores)), **SMALL)
+    return ActorCritic(space, Discrete(4), [core_config(name) for name in cores], config, rngs=nnx.Rngs(0))
+
+
+def inputs(seed=0, leading=(T, B)):
+    rng = np.random.default_rng(seed)
+    return {name: normal(rng, (*leading, *box.shape)) for name, box in SPACE.spaces.items()}
+
+
+def read(output):
+    return output.policy.logits, output.value
+
+
+@nnx.jit
+def unroll(network, state, xs, resets):
+    state, output = network.unroll(state, xs, resets)
+    return state, read(output)
+
+
+@nnx.jit
+def step(network, state, x, reset):
+    state, output = network.step(state, x, reset)
+    return state, read(output)
+
+
+def run(network, xs, resets):
+    return unroll(network, network.initial_state(B), xs, resets)[1]
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_step_equals_unroll(critic):
+    network, xs = make(critic, cores=("gru", "s5")), inputs()["observation"]
+    last, (logits, value) = unroll(network, network.initial_state(B), xs, RESETS)
+    assert (logits.shape, value.shape) == ((T, B, 4), (T, B))
+    state = network.initial_state(B)
+    for t in range(T):
+        state, outputs = step(network, state, xs[t], RESETS[t])
+        assert_close(outputs, (logits[t], value[t]), 2e-5)
+    assert_close(state, last, 2e-5)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_resets_reach_every_memory(critic):
+    network, xs = make(critic), inputs()["observation"]
+    resets = np.zeros((T, B), bool)
+    resets[3] = True
+    poisoned = np.concatenate([np.full_like(xs[:3], np.nan), xs[3:]])
+    clean, healed = (jax.tree.map(lambda x: x[3:], run(network, x, resets)) for x in (xs, poisoned))
+    assert_close(healed, clean, 1e-6)
+
+
+def gradients_of(network, pick):
+    xs = inputs()["observation"]
+
+    def loss(network):
+        _, output = network.unroll(network.initial_state(B), xs, RESETS)
+        return jnp.sum(pick(output))
+
+    gradients = nnx.jit(nnx.grad(loss))(network)
+    assert_finite(gradients)
+    touched = {}
+    for path, leaf in jax.tree.leaves_with_path(gradients):
+        part = path[0].key
+        touched[part] = touched.get(part, False) or bool((np.asarray(leaf) != 0).any())
+    return {part for part, is_touched in touched.items() if is_touched}
+
+
+def test_a_shared_memory_learns_from_both():
+    assert gradients_of(make(), lambda output: output.value) == {"actor", "value"}
+    assert gradients_of(make(), lambda output: output.policy.logits[..., 1]) == {"actor", "policy"}
+
+
+def test_separate_memories_learn_apart():
+    assert gradients_of(make("separate"), lambda output: output.value) == {"critic", "value"}
+    assert gradients_of(make("separate"), lambda output: output.policy.logits[..., 1]) == {"actor", "policy"}
+
+
+def test_separate_memories_start_differently():
+    network = make("separate")
+    actor, critic = (torso.encoder.dense.layers[0].kernel[...] for torso in (network.actor, network.critic))
+    assert not np.allclose(actor, critic)
+    assert len(network.initial_state(B)) == 2
+
+
+@pytest.mark.parametrize("name", SPACE.spaces)
+def test_previous_inputs_are_seen(name):
+    network = make(space=SPACE)
+    xs = inputs()
+    logits, value = run(network, xs, RESETS)
+    changed = xs[name].copy()
+    changed[2] += 1
+    other_logits, other_value = run(network, xs | {name: changed}, RESETS)
+    assert_close((other_logits[:2], other_value[:2]), (logits[:2], value[:2]), 1e-6)
+    assert (np.abs(other_logits[2] - logits[2]).max(-1) > 1e-6).all()
+    assert (np.abs(other_value[2] - value[2]) > 1e-4).all()
+
+
+def test_environment_action_is_that_of_the_policy():
+    box = Box(-1, 1, (2,))
+    network = ActorCritic(VECTOR, box, [core_config("mlp")], NetworkConfig(**SMALL), rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(network.environment_action(jnp.array([[-3.0, 0.5]])), [[-1, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"features": 0}, "network: features is 0, expected at least 1"),
+        ({"encoder_sizes": (8, 0)}, "network: encoder_sizes is (8, 0), expected widths of 1 or more each"),
+        ({"head_sizes": (-1,)}, "network: head_sizes is (-1,), expected widths of 1 or more each"),
+    ],
+    ids=str,
+)
+def test_errors_name_the_field(config, says):
+    with pytest.raises(MemrlError) as error:
+        NetworkConfig(**config)
+    assert str(error.value) == says
