@@ -4,11 +4,37 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from memrl.errors import MemrlError, unknown_name
 
 C = TypeVar("C")
+
+
+class Config:
+    """Base of the frozen dataclasses that users write: checked when it is made, types first, then ranges.
+
+    Raises:
+        MemrlError: naming the owner, the field, the value, and what was expected.
+    """
+
+    owner: ClassVar[str]  # what the fields belong to, for error messages: "core gru"
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            _check_type(self.owner, field.name, getattr(self, field.name), hints[field.name])
+        self.check()
+
+    def check(self) -> None:
+        """Raises `MemrlError` for the first field that is out of range; types are right here."""
+
+    def check_positive(self, *names: str) -> None:
+        """Raises `MemrlError` for the first of these fields that is given and not above zero."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise MemrlError(f"{self.owner}: {name} is {value}, expected more than 0")
 
 
 def override(config: C, owner: str, values: Mapping[str, Any]) -> C:
@@ -89,20 +115,6 @@ def describe(hint: Any) -> str:
     if origin is tuple:
         return f"a tuple of {describe(arguments[0])}"
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
-
-
-def check_types(config: Any, owner: str) -> None:
-    """Checks every field of a dataclass instance, and of those within it, against its annotation.
-
-    Raises:
-        MemrlError: naming the first field whose value has another type.
-    """
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        _check_type(owner, name, value, hint)
-        for part in value if isinstance(value, tuple) else (value,):
-            if dataclasses.is_dataclass(part):
-                check_types(part, name)
 
 
 def _check_type(owner: str, name: str, value: Any, hint: Any) -> None:

@@ -3,13 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import tyro
 
 from memrl.agents import AGENTS, Agent, AgentConfig, PPOConfig, agent_name
-from memrl.config import check_types, from_json
+from memrl.config import Config, from_json
 from memrl.cores import CORES, CoreConfig, GRUConfig, core_name
 from memrl.envs import make_env
 from memrl.envs.wrappers import PreviousStep
@@ -22,8 +22,10 @@ EnvOption = bool | int | float | str
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(Config):
     """A run, described completely: the same experiment and seed give the same parameters, bit for bit."""
+
+    owner: ClassVar[str] = "experiment"
 
     env: str
     """Name of the environment; see `memrl list envs`."""
@@ -48,8 +50,8 @@ class Experiment:
     chance_return: float | None = None
     """The return of an agent without memory, where it is known: a line in the learning curve."""
 
-    def __post_init__(self):
-        check_types(self, "experiment")
+    def check(self) -> None:
+        """Raises `MemrlError` for impossible sizes."""
         for name in ("total_steps", "seeds", "evaluation_episodes"):
             value = getattr(self, name)
             check(value >= 1, f"experiment: {name} is {value}, expected at least 1")

@@ -30,6 +30,4 @@ def agent_name(config: AgentConfig) -> str:
     for name, spec in AGENTS.items():
         if type(config) is spec.config:
             return name
-    raise MemrlError(
-        f"agent is a {type(config).__name__}, expected the configuration of one of {list_agents()}"
-    )
+    raise MemrlError(f"agent is a {type(config).__name__}, expected the configuration of one of {list_agents()}")

@@ -1,15 +1,18 @@
 """What an agent is."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from memrl.config import Config
 from memrl.networks import ActorCritic
 from memrl.types import Array, Key, Observation, PyTree, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
-class AgentConfig:
+class AgentConfig(Config):
     """Hyperparameters of an agent: each algorithm's file holds its own subclass."""
+
+    owner: ClassVar[str] = "agent"
 
     num_envs: int = 64
     """Number B of environments that run side by side."""

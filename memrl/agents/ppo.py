@@ -1,14 +1,14 @@
 """PPO for recurrent agents (Schulman et al. 2017), end to end in one program.
 
 An update collects T steps of B environments, computes advantages, and for several epochs takes gradient steps on
-minibatches of whole sequences, which are replayed through the memory from the state they were collected with. A sequence
-is an environment's T steps, or with `chunk_length` a contiguous part of them; gradients do not cross chunks.
+minibatches of whole sequences, which are replayed through the memory from the state they were collected with. A
+sequence is an environment's T steps, or with `chunk_length` a contiguous part of them; gradients do not cross chunks.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from memrl.types import Array, Key, Observation, State, Trajectory, Transition
 @dataclasses.dataclass(frozen=True)
 class PPOConfig(AgentConfig):
     """Hyperparameters of PPO."""
+
+    owner: ClassVar[str] = "ppo"
 
     epochs: int = 4
     """Passes over each rollout."""
@@ -66,7 +68,8 @@ class PPOConfig(AgentConfig):
     normalise_rewards: bool = False
     """Whether rewards are divided by the running deviation of the discounted return."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises `MemrlError` for impossible sizes and values out of range."""
         for name in ("num_envs", "num_steps", "epochs", "minibatches"):
             check(getattr(self, name) >= 1, f"ppo: {name} is {getattr(self, name)}, expected at least 1")
         length = self.num_steps if self.chunk_length is None else self.chunk_length
@@ -83,9 +86,7 @@ class PPOConfig(AgentConfig):
         for name in ("discount", "trace"):
             value = getattr(self, name)
             check(0 <= value <= 1, f"ppo: {name} is {value}, expected between 0 and 1")
-        for name in ("clip", "learning_rate", "max_gradient_norm", "adam_epsilon", "value_clip", "target_kl"):
-            value = getattr(self, name)
-            check(value is None or value > 0, f"ppo: {name} is {value}, expected more than 0")
+        self.check_positive("clip", "learning_rate", "max_gradient_norm", "adam_epsilon", "value_clip", "target_kl")
         check(0 <= self.warmup < 1, f"ppo: warmup is {self.warmup}, expected at least 0 and less than 1")
 
     @property
@@ -149,9 +150,7 @@ class PPO:
             optimiser=self.optimiser.init(params),
             rollout=rollout,
             observations=init_moments(one_observation) if self.config.normalise_observations else None,
-            returns=(
-                ReturnMoments(running, init_moments(running[0])) if self.config.normalise_rewards else None
-            ),
+            returns=(ReturnMoments(running, init_moments(running[0])) if self.config.normalise_rewards else None),
             key=run_key,
             update=jnp.int32(0),
         )
@@ -159,9 +158,7 @@ class PPO:
     def update(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         """Collects a rollout and learns from it."""
         config = self.config
-        collect_key, shuffle_key = jax.vmap(jax.random.fold_in, (None, 0))(
-            state.key, 2 * state.update + jnp.arange(2)
-        )
+        collect_key, shuffle_key = jax.vmap(jax.random.fold_in, (None, 0))(state.key, 2 * state.update + jnp.arange(2))
         rollout, trajectory, episodes = self.collect(state, collect_key)
         transitions = trajectory.transitions
         reward, returns = self._scale_rewards(state.returns, transitions)
@@ -188,9 +185,7 @@ class PPO:
             "explained_variance": explained_variance(transitions.value, advantages.value_target),
             "learning_rate": self.learning_rate(state.update),
         }
-        return TrainState(
-            params, optimiser, rollout, observations, returns, state.key, state.update + 1
-        ), metrics
+        return TrainState(params, optimiser, rollout, observations, returns, state.key, state.update + 1), metrics
 
     def collect(self, state: TrainState, key: Key) -> tuple[Rollout, Trajectory, Episodes]:
         """T steps of B environments under the state's policy."""
@@ -263,9 +258,7 @@ class PPO:
         scaled = transitions.reward * lax.rsqrt(moments.variance + 1e-8)
         return jnp.clip(scaled, -10, 10), ReturnMoments(running, moments)
 
-    def _learn(
-        self, state: TrainState, batch: Batch, key: Key
-    ) -> tuple[nnx.State, optax.OptState, dict[str, Array]]:
+    def _learn(self, state: TrainState, batch: Batch, key: Key) -> tuple[nnx.State, optax.OptState, dict[str, Array]]:
         """All epochs' gradient steps; the losses are means over those that were taken."""
         config = self.config
         sequences = config.minibatches * config.sequences_per_minibatch

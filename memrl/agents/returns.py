@@ -30,8 +30,8 @@ def generalised_advantages(
 
         delta_t = r_t + discount * v_tp1 - v_t,   A_t = delta_t + discount * trace * (1 - done_t) * A_{t+1}
 
-    v_tp1 is 0 where the episode terminated, the value of its final observation where it was truncated, and otherwise the
-    value of the next observation. Both ends cut the trace; where an episode does both, it terminated.
+    v_tp1 is 0 where the episode terminated, the value of its final observation where it was truncated, and otherwise
+    the value of the next observation. Both ends cut the trace; where an episode does both, it terminated.
 
     Args:
         reward_t: [T] reward of step t.

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
-from memrl.config import check_types, override
+from memrl.config import override
 from memrl.cores.base import CoreConfig, MemoryCore
 from memrl.cores.gru import GRU, GRUConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
@@ -51,7 +51,6 @@ def core_config(name: str, **hyperparameters: Any) -> CoreConfig:
 def build_core(config: CoreConfig, features: int, *, rngs: nnx.Rngs) -> MemoryCore:
     """Makes the core that `config` describes; see `make_core`."""
     name = core_name(config)
-    check_types(config, f"core {name}")
     check(features > 0, f"core {name}: features is {features}, expected more than 0")
     return CORES[name].core(features, config, rngs=rngs)  # type: ignore[call-arg]
 

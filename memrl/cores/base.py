@@ -2,18 +2,20 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
 
-from memrl.errors import check
+from memrl.config import Config
 from memrl.types import Array, State
 
 
 @dataclasses.dataclass(frozen=True)
-class CoreConfig:
-    """Hyperparameters of a core: each core's file holds its own subclass."""
+class CoreConfig(Config):
+    """Hyperparameters of a core: each core's file holds its own subclass, whose `owner` is "core NAME"."""
+
+    owner: ClassVar[str] = "core"
 
 
 class MemoryCore(nnx.Module):
@@ -57,10 +59,3 @@ LayerNorm = partial(nnx.LayerNorm, promote_dtype=_follow_input)
 def readout(width: int, features: int, rngs: nnx.Rngs) -> nnx.Linear | None:
     """The projection from a state of `width` back to D features; none when they agree."""
     return None if width == features else Linear(width, features, rngs=rngs)
-
-
-def check_positive(owner: str, **values: float | None) -> None:
-    """Raises `MemrlError` naming the first value that is given and not above zero."""
-    for name, value in values.items():
-        positive = value is None or (isinstance(value, (int, float)) and value > 0)
-        check(positive, f"{owner}: {name} is {value!r}, expected more than 0")

@@ -6,11 +6,12 @@ h'   = (1 - z) n + z h
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
 
-from memrl.cores.base import CoreConfig, Linear, MemoryCore, check_positive, readout
+from memrl.cores.base import CoreConfig, Linear, MemoryCore, readout
 from memrl.kernels import gru_scan
 from memrl.types import Array
 
@@ -19,11 +20,14 @@ from memrl.types import Array
 class GRUConfig(CoreConfig):
     """Hyperparameters of a GRU."""
 
+    owner: ClassVar[str] = "core gru"
+
     hidden_size: int | None = None
     """Width N of the state; the core's width D when not given."""
 
-    def __post_init__(self):
-        check_positive("core gru", hidden_size=self.hidden_size)
+    def check(self) -> None:
+        """Raises `MemrlError` for a size below one."""
+        self.check_positive("hidden_size")
 
 
 class GRU(MemoryCore):

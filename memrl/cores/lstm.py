@@ -5,11 +5,12 @@ c' = f c + i g,   h' = o tanh(c')
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
 
-from memrl.cores.base import CoreConfig, Linear, MemoryCore, check_positive, readout
+from memrl.cores.base import CoreConfig, Linear, MemoryCore, readout
 from memrl.cores.gru import orthogonal_gates
 from memrl.kernels import lstm_scan
 from memrl.types import Array
@@ -19,13 +20,16 @@ from memrl.types import Array
 class LSTMConfig(CoreConfig):
     """Hyperparameters of an LSTM."""
 
+    owner: ClassVar[str] = "core lstm"
+
     hidden_size: int | None = None
     """Width N of the hidden and the cell state; the core's width D when not given."""
     forget_bias: float = 1.0
     """Starting value of the forget gate's bias: above zero, memory is kept from the start."""
 
-    def __post_init__(self):
-        check_positive("core lstm", hidden_size=self.hidden_size)
+    def check(self) -> None:
+        """Raises `MemrlError` for a size below one."""
+        self.check_positive("hidden_size")
 
 
 class LSTM(MemoryCore):

@@ -4,10 +4,11 @@ y = W_2 relu(W_1 x + b_1) + b_2
 """
 
 import dataclasses
+from typing import ClassVar
 
 from flax import nnx
 
-from memrl.cores.base import CoreConfig, Linear, MemoryCore, check_positive
+from memrl.cores.base import CoreConfig, Linear, MemoryCore
 from memrl.types import Array
 
 
@@ -15,11 +16,14 @@ from memrl.types import Array
 class MLPConfig(CoreConfig):
     """Hyperparameters of the memoryless control."""
 
+    owner: ClassVar[str] = "core mlp"
+
     hidden_size: int | None = None
     """Width of the hidden layer; the core's width D when not given."""
 
-    def __post_init__(self):
-        check_positive("core mlp", hidden_size=self.hidden_size)
+    def check(self) -> None:
+        """Raises `MemrlError` for a size below one."""
+        self.check_positive("hidden_size")
 
 
 class MLP(MemoryCore):

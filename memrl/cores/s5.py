@@ -13,14 +13,14 @@ Left out: bidirectional scans, the bilinear discretisation, a learning rate of i
 
 import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from memrl.cores.base import CoreConfig, Linear, MemoryCore, check_positive
+from memrl.cores.base import CoreConfig, Linear, MemoryCore
 from memrl.errors import check
 from memrl.kernels import linear_scan
 from memrl.types import Array
@@ -31,6 +31,8 @@ Activation = Literal["full_glu", "half_glu", "gelu", "none"]
 @dataclasses.dataclass(frozen=True)
 class S5Config(CoreConfig):
     """Hyperparameters of S5."""
+
+    owner: ClassVar[str] = "core s5"
 
     state_size: int | None = None
     """Size of the state space; conjugate pairs make it state_size / 2 complex numbers. D when not given."""
@@ -43,8 +45,9 @@ class S5Config(CoreConfig):
     activation: Activation = "full_glu"
     """What follows the state space; "half_glu" gates y itself instead of a projection of it."""
 
-    def __post_init__(self):
-        check_positive("core s5", state_size=self.state_size, blocks=self.blocks, dt_min=self.dt_min)
+    def check(self) -> None:
+        """Raises `MemrlError` for sizes below one, or steps that are no interval above zero."""
+        self.check_positive("state_size", "blocks", "dt_min")
         check(self.dt_max >= self.dt_min, f"core s5: dt_max is {self.dt_max}, expected at least {self.dt_min}")
 
 

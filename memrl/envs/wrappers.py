@@ -119,9 +119,7 @@ class PreviousStep(Wrapper):
         """A Dict with the keys that were asked for."""
         unbounded = Box(-jnp.inf, jnp.inf, (1,), jnp.float32)
         flag = Box(0.0, 1.0, (1,), jnp.float32)
-        return Dict(
-            self._select(self.env.observation_space(params), self._action_box(params), unbounded, flag)
-        )
+        return Dict(self._select(self.env.observation_space(params), self._action_box(params), unbounded, flag))
 
     def reset(self, key: Key, params: EnvParams = None) -> tuple[Observation, EnvState]:
         """The first observation, after no action and no reward."""
@@ -137,9 +135,7 @@ class PreviousStep(Wrapper):
         done = terminated | truncated
         action = self._encode(action, params)
         final = self._observation(info["final_observation"], action, reward, jnp.zeros((), bool))
-        observation = self._observation(
-            observation, jnp.where(done, 0.0, action), jnp.where(done, 0.0, reward), done
-        )
+        observation = self._observation(observation, jnp.where(done, 0.0, action), jnp.where(done, 0.0, reward), done)
         info = {**info, "final_observation": final}
         return observation, state, reward, terminated, truncated, info
 

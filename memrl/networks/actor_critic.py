@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import distrax
 from flax import nnx
 
+from memrl.config import Config
 from memrl.cores import CoreConfig
 from memrl.errors import check
 from memrl.networks.encoders import Encoder
@@ -18,8 +19,10 @@ from memrl.types import Array, Observation, State
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Config):
     """Sizes of the network round the memory."""
+
+    owner: ClassVar[str] = "network"
 
     features: int = 128
     """Width D of the encoder's last layer and of the memory."""
@@ -40,7 +43,8 @@ class NetworkConfig:
     episode_start: bool = False
     """Whether the agent sees that an observation is the first of an episode."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises `MemrlError` for a width below one."""
         for name in ("encoder_sizes", "head_sizes"):
             sizes = getattr(self, name)
             check(all(n >= 1 for n in sizes), f"network: {name} is {sizes}, expected widths of 1 or more each")

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 from flax import nnx
 
+from memrl.config import Config
 from memrl.cores import CoreConfig, build_core
 from memrl.cores.base import LayerNorm, Linear, MemoryCore
 from memrl.errors import check
@@ -16,8 +17,10 @@ Residual = Literal["none", "add", "gate"]
 
 
 @dataclasses.dataclass(frozen=True)
-class StackConfig:
+class StackConfig(Config):
     """What surrounds the cores of a stack."""
+
+    owner: ClassVar[str] = "stack"
 
     layers: int = 1
     """Number of layers; several cores are repeated in turn."""
@@ -30,7 +33,8 @@ class StackConfig:
     gate_bias: float = 2.0
     """Bias of GTrXL's gate towards the identity."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises `MemrlError` for impossible sizes."""
         check(self.layers >= 1, f"stack: layers is {self.layers}, expected at least 1")
         check(self.feed_forward >= 0, f"stack: feed_forward is {self.feed_forward}, expected at least 0")
 

@@ -145,7 +145,8 @@ def test_sharding_is_that_of_like(tmp_path):
                 assert (got[name] == jax.device_put(state[name], like[name].sharding)).all()
     """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-W", "error", "-W", "ignore:jax.core:DeprecationWarning", "-c", BARE + code], check=True, env={**os.environ, **flags})
+    strict = ["-W", "error", "-W", "ignore:jax.core:DeprecationWarning"]
+    subprocess.run([sys.executable, *strict, "-c", BARE + code], check=True, env={**os.environ, **flags})
 
 
 def test_only_the_newest_are_kept(tmp_path):
