@@ -1,21 +1,14 @@
-"""memorax's PPO with its GRU, on memrl's environment: actor and critic are two networks, each with a core of its own."""
+"""memorax's PPO with its GRU, on memrl's environment; its actor and critic share nothing, so each has a core."""
 
 import time
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from memorax import networks  # pyright: ignore[reportMissingImports]
 from memorax.algorithms.ppo import PPO, PPOConfig  # pyright: ignore[reportMissingImports]
-from memorax.networks import (  # pyright: ignore[reportMissingImports]
-    MLP,
-    RNN,
-    FeatureExtractor,
-    Network,
-    SequenceModelWrapper,
-    Stack,
-    heads,
-)
 from turns import take_turns
 
 from memrl import make_env
@@ -33,14 +26,15 @@ class OldGymnax:
         return observation, state, reward, terminated | truncated, {}
 
 
-def network(head: nn.Module) -> Network:
-    encoder = FeatureExtractor(observation_extractor=MLP((128, 256)))
-    core = RNN(nn.GRUCell(256))
-    return Network(encoder, Stack((core, SequenceModelWrapper(MLP((128, 128))))), head)
+def network(head: nn.Module) -> nn.Module:
+    encoder = networks.FeatureExtractor(observation_extractor=networks.MLP((128, 256)))
+    core = networks.RNN(nn.GRUCell(256))
+    hidden = networks.SequenceModelWrapper(networks.MLP((128, 128)))
+    return networks.Network(encoder, networks.Stack((core, hidden)), head)
 
 
 started = time.perf_counter()
-env = OldGymnax("popgym/PositionOnlyCartPoleEasy")
+env: Any = OldGymnax("popgym/PositionOnlyCartPoleEasy")
 config = PPOConfig(
     name="ppo",
     num_envs=64,
@@ -57,7 +51,8 @@ config = PPOConfig(
     vf_coef=0.5,
 )
 adam = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(3e-4, eps=1e-5))
-agent = PPO(config, env, env.params, network(heads.Categorical(2)), network(heads.VNetwork()), adam, adam)
+actor, critic = network(networks.heads.Categorical(2)), network(networks.heads.VNetwork())
+agent = PPO(config, env, env.params, actor, critic, adam, adam)
 steps = config.num_envs * config.num_steps
 key, state = jax.block_until_ready(agent.init(jax.random.key(0)))
 run_update = PPO.train.lower(agent, key, state, steps).compile()
@@ -66,7 +61,7 @@ compile_seconds = time.perf_counter() - started
 
 def update() -> None:
     global key, state
-    key, state, transitions = jax.block_until_ready(run_update(key, state))
+    key, state, _ = jax.block_until_ready(run_update(key, state))
 
 
 update()

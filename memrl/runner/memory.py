@@ -1,6 +1,7 @@
 """What a run holds in memory: worked out before it starts, and measured when it is over."""
 
 import ctypes
+import gc
 import resource
 import sys
 from typing import Any
@@ -44,7 +45,8 @@ def peak_memory() -> int:
 
 
 def release_memory() -> None:
-    """Gives back what the compiler has freed: glibc keeps it, 150 to 300 MB after each large program."""
+    """Gives back what tracing and compiling left: glibc keeps 150 to 300 MB of it after each large program."""
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

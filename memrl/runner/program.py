@@ -57,6 +57,8 @@ def compile_chunk(agent: Agent, seeds: int, states: Any) -> Callable[[Any, Any],
 
         return lax.fori_loop(0, count, body, (states, buffers))
 
-    compiled = jax.jit(run_chunk, donate_argnums=0).lower(states, jnp.int32(1)).compile()
+    lowered = jax.jit(run_chunk, donate_argnums=0).lower(states, jnp.int32(1))
+    release_memory()
+    compiled = lowered.compile()
     release_memory()
     return compiled
