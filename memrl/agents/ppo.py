@@ -61,8 +61,13 @@ class PPOConfig(AgentConfig):
     """Gradients longer than this are scaled back."""
     adam_epsilon: float = 1e-5
     """Adam's epsilon."""
+    adam_beta1: float = 0.9
+    """Decay of Adam's mean of gradients."""
+    adam_beta2: float = 0.999
+    """Decay of Adam's mean of squared gradients; a solved policy meets rare large gradients, which move it too far when
+    this is much slower than `adam_beta1`: 0.99 for both prevents that collapse."""
     target_kl: float | None = None
-    """An update takes no further gradient steps once the approximate KL divergence exceeds this."""
+    """An update ends after the first gradient step whose approximate KL divergence exceeds this."""
     normalise_observations: bool = False
     """Whether observations are brought to running mean 0 and deviation 1."""
     normalise_rewards: bool = False
@@ -86,6 +91,9 @@ class PPOConfig(AgentConfig):
         for name in ("discount", "trace"):
             value = getattr(self, name)
             check(0 <= value <= 1, f"ppo: {name} is {value}, expected between 0 and 1")
+        for name in ("adam_beta1", "adam_beta2"):
+            value = getattr(self, name)
+            check(0 <= value < 1, f"ppo: {name} is {value}, expected at least 0 and less than 1")
         self.check_positive("clip", "learning_rate", "max_gradient_norm", "adam_epsilon", "value_clip", "target_kl")
         check(0 <= self.warmup < 1, f"ppo: warmup is {self.warmup}, expected at least 0 and less than 1")
 
@@ -115,7 +123,7 @@ class TrainState(NamedTuple):
     rollout: Rollout
     observations: Moments | None  # where observations are normalised
     returns: ReturnMoments | None  # where rewards are normalised
-    key: Key  # of the whole run; update u draws from fold_in(key, u)
+    key: Key  # of the whole run; update u draws from fold_in(key, 2 u) and fold_in(key, 2 u + 1)
     update: Array  # [] int32, updates done
 
 
@@ -223,7 +231,7 @@ class PPO:
         return optax.flatten(
             optax.chain(
                 optax.clip_by_global_norm(self.config.max_gradient_norm),
-                optax.scale_by_adam(eps=self.config.adam_epsilon),
+                optax.scale_by_adam(self.config.adam_beta1, self.config.adam_beta2, self.config.adam_epsilon),
             )
         )
 

@@ -52,7 +52,7 @@ class PolicyHead(nnx.Module):
         deviation = jnp.broadcast_to(
             jnp.exp(self.log_deviation[...]).reshape((1,) * (outputs.ndim - 1) + (-1,)), outputs.shape
         )
-        return distrax.MultivariateNormalDiag(outputs, deviation)
+        return distrax.Independent(distrax.Normal(outputs, deviation), 1)
 
     def environment_action(self, action: Array) -> Array:
         """The action as the environment takes it: a box's own shape, within its bounds."""
