@@ -1,4 +1,10 @@
-"""draft"""
+"""PositionOnlyCartPoleEasy with a GRU: balance a pole without seeing velocities.
+
+command   memrl train configs/position_only_cartpole_easy_gru.py
+hardware  2 cores of an AMD EPYC (shared machine, other work beside)
+time      5 minutes
+score     return 1.00 greedy, 1.00 sampled (best 1.00)
+"""
 
 from memrl import Experiment, GRUConfig, NetworkConfig, PPOConfig
 

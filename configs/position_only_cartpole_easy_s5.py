@@ -1,4 +1,10 @@
-"""draft"""
+"""PositionOnlyCartPoleEasy with one layer of S5: balance a pole without seeing velocities.
+
+command   memrl train configs/position_only_cartpole_easy_s5.py
+hardware  2 cores of an AMD EPYC (shared machine, other work beside)
+time      4 minutes
+score     return 1.00 greedy, 1.00 sampled (best 1.00)
+"""
 
 from memrl import Experiment, NetworkConfig, PPOConfig, S5Config
 

@@ -7,8 +7,17 @@ experiment = Experiment(
     env_options={"length": 50},
     core=GRUConfig(),
     network=NetworkConfig(features=64, encoder_sizes=(), head_sizes=(64,)),
-    agent=PPOConfig(num_envs=64, num_steps=128, minibatches=8, learning_rate=1e-3, schedule="linear"),
-    total_steps=2_000_000,
+    agent=PPOConfig(
+        num_envs=64,
+        num_steps=128,
+        minibatches=8,
+        learning_rate=1e-3,
+        schedule="linear",
+        entropy_weight=0.05,  # less of it forgets the turn while it learns the way
+        adam_beta1=0.99,
+        adam_beta2=0.99,
+    ),
+    total_steps=1_500_000,
     best_return=1.0,
     chance_return=0.5,
 )
