@@ -1,4 +1,10 @@
-"""draft"""
+"""T-maze with a corridor of 50 steps and a GRU: remember a cue for the whole way.
+
+command   memrl train configs/tmaze_50.py
+hardware  2 cores of an AMD EPYC (shared machine)
+time      45 s
+score     not solved yet: seed 0 ends at 0.52, the memoryless 0.5 (best 1.00)
+"""
 
 from memrl import Experiment, GRUConfig, NetworkConfig, PPOConfig
 
