@@ -65,7 +65,7 @@ class PPOConfig(AgentConfig):
     """Decay of Adam's mean of gradients."""
     adam_beta2: float = 0.999
     """Decay of Adam's mean of squared gradients; a solved policy meets rare large gradients, which move it too far when
-    this is much slower than `adam_beta1`: 0.99 for both prevents that collapse."""
+    this is much slower than `adam_beta1`. On T-maze 0.99 for both makes that collapse rare; it does not rule it out."""
     target_kl: float | None = None
     """An update ends after the first gradient step whose approximate KL divergence exceeds this."""
     normalise_observations: bool = False
