@@ -1,14 +1,16 @@
 """The contract that every memory core satisfies, and the pieces that cores share."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from memrl.config import Config
-from memrl.types import Array, State
+from memrl.types import Array, Key, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,20 @@ Linear = partial(nnx.Linear, promote_dtype=_follow_input)
 
 LayerNorm = partial(nnx.LayerNorm, promote_dtype=_follow_input)
 """`flax.nnx.LayerNorm` with float32 parameters and statistics whose output has the dtype of its input."""
+
+
+def orthogonal(scale: float = 1.0) -> jax.nn.initializers.Initializer:
+    """Orthogonal matrices times `scale`; under `vmap`, as over seeds, one matrix at a time.
+
+    The batched QR decompositions of jaxlib 0.10 wait for each other forever when a program has several of them and the
+    CPU few cores.
+    """
+    draw = jax.nn.initializers.orthogonal(scale)
+
+    def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        return jax.custom_batching.sequential_vmap(lambda k: draw(k, shape, dtype, out_sharding))(key)
+
+    return init
 
 
 def readout(width: int, features: int, rngs: nnx.Rngs) -> nnx.Linear | None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from flax import nnx
 
-from memrl.cores.base import CoreConfig, Linear, MemoryCore, readout
+from memrl.cores.base import CoreConfig, Linear, MemoryCore, orthogonal, readout
 from memrl.kernels import gru_scan
 from memrl.types import Array
 
@@ -53,5 +53,5 @@ class GRU(MemoryCore):
 
 def orthogonal_gates(gates: int, width: int, rngs: nnx.Rngs) -> Array:
     """[N, gates * N]: each gate's recurrent matrix is orthogonal, so that h keeps its scale at the start."""
-    init = nnx.initializers.orthogonal()
+    init = orthogonal()
     return jnp.concatenate([init(rngs.params(), (width, width), jnp.float32) for _ in range(gates)], axis=1)

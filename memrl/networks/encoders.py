@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from memrl.cores.base import orthogonal
 from memrl.errors import MemrlError
 from memrl.networks.layers import Activation, Dense, activation_function
 from memrl.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
@@ -97,7 +98,7 @@ class Image(nnx.Module):
                     (size, size),
                     strides=stride,
                     padding="VALID",
-                    kernel_init=nnx.initializers.orthogonal(math.sqrt(2)),
+                    kernel_init=orthogonal(math.sqrt(2)),
                     rngs=rngs,
                 )
             )

@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 from flax import nnx
 
-from memrl.cores.base import Linear
+from memrl.cores.base import Linear, orthogonal
 from memrl.types import Array
 
 Activation = Literal["relu", "tanh", "gelu", "silu", "leaky_relu"]
@@ -20,7 +20,7 @@ def activation_function(name: Activation) -> Callable[[Array], Array]:
 
 def dense(inputs: int, outputs: int, rngs: nnx.Rngs, *, scale: float = math.sqrt(2)) -> nnx.Linear:
     """A dense layer whose kernel starts orthogonal, times `scale` (Andrychowicz et al. 2021)."""
-    return Linear(inputs, outputs, kernel_init=nnx.initializers.orthogonal(scale), rngs=rngs)
+    return Linear(inputs, outputs, kernel_init=orthogonal(scale), rngs=rngs)
 
 
 class Dense(nnx.Module):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import equations
 from probes import GRU, Erratic, Probe, Rewards, make_ppo, quick_jit
 
 from memrl import CoreConfig, PPOConfig, core_config, list_cores
@@ -200,24 +201,12 @@ def test_seeds_side_by_side_equal_seeds_alone():
     assert len(np.unique(truncated.any(2).argmax(1))) > 1
 
 
-def primitives(jaxpr):
-    """The names of all operations, inner ones included."""
-
-    def is_jaxpr(x):
-        return hasattr(x, "eqns") or hasattr(x, "jaxpr")
-
-    for equation in jaxpr.eqns:
-        yield equation.primitive.name
-        for inner in filter(is_jaxpr, jax.tree.leaves(equation.params, is_leaf=is_jaxpr)):
-            yield from primitives(getattr(inner, "jaxpr", inner))
-
-
 def test_final_values_stay_a_branch_under_vmap():
     """A `cond` on each seed's own flags becomes a `select`: the network runs twice on every step."""
     keys = jax.random.split(KEY, 3)
     states = jax.eval_shape(jax.vmap(AGENT.init), keys)
     jaxpr = jax.make_jaxpr(jax.vmap(AGENT.collect))(states, keys).jaxpr
-    assert list(primitives(jaxpr)).count("cond") == 1
+    assert [e.primitive.name for e in equations(jaxpr)].count("cond") == 1
 
 
 def test_any_of_all_seeds():

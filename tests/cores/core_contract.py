@@ -12,6 +12,7 @@ from cores.numeric import assert_close, assert_finite, exact, normal, weighted_s
 from cores.references import Reference
 from flax import nnx
 from jax import lax
+from jaxprs import equations
 
 from memrl.cores import MemoryCore
 
@@ -203,6 +204,19 @@ class CoreContract:
         for seed in (0, 1):
             one = jax.tree.map(lambda x, seed=seed: x[seed], together)
             assert_close(one, case.forward(params[seed], *data), ROUNDING)
+
+    def test_new_parameters_of_seeds_side_by_side(self, case: Case):
+        def new_parameters(key):
+            return nnx.state(case.make(nnx.Rngs(key)), nnx.Param)
+
+        keys = jax.random.split(jax.random.key(0), 2)
+        together = quick_jit(jax.vmap(new_parameters))(keys)
+        for i, key in enumerate(keys):
+            one = jax.tree.map(lambda x, i=i: x[i], together)
+            assert_close(one, quick_jit(new_parameters)(key), ROUNDING)
+        # Batched factorisations can hang on the CPU: see `memrl.cores.base.orthogonal`.
+        jaxpr = jax.make_jaxpr(jax.vmap(new_parameters))(keys).jaxpr
+        assert all(e.outvars[0].aval.ndim == 2 for e in equations(jaxpr) if e.primitive.name == "qr")
 
     # 1. One function, however the sequence is cut.
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cores.numeric import assert_close, assert_finite, normal
 from flax import nnx
+from jaxprs import equations
 
 from memrl import ActorCritic, MemrlError, NetworkConfig, StackConfig, core_config
 from memrl.spaces import Box, Dict, Discrete, Space
@@ -144,3 +145,17 @@ def test_errors_name_the_field(config, says):
     with pytest.raises(MemrlError) as error:
         NetworkConfig(**config)
     assert str(error.value) == says
+
+
+def test_new_parameters_of_seeds_factorise_one_matrix_at_a_time():
+    """Batched factorisations can hang on the CPU: see `memrl.cores.base.orthogonal`."""
+    space: Any = Dict({"image": Box(0, 1, (8, 8, 3)), "vector": VECTOR})
+    config = NetworkConfig(critic="separate", **SMALL)
+
+    def new_parameters(key):
+        return nnx.state(ActorCritic(space, Discrete(4), [core_config("gru")], config, rngs=nnx.Rngs(key)))
+
+    jaxpr = jax.make_jaxpr(jax.vmap(new_parameters))(jax.random.split(jax.random.key(0), 2)).jaxpr
+    factorised = [e.outvars[0].aval.ndim for e in equations(jaxpr) if e.primitive.name == "qr"]
+    assert len(factorised) > 6
+    assert set(factorised) == {2}
