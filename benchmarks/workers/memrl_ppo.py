@@ -4,7 +4,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 from turns import take_turns
 
 from memrl import Experiment, NetworkConfig, PPOConfig, StackConfig, core_config
@@ -28,8 +27,8 @@ compile_seconds = time.perf_counter() - started
 
 def update() -> None:
     global states
-    states, metrics = run_chunk(states, jnp.int32(1))
-    jax.block_until_ready((states, metrics))
+    states, _ = run_chunk(states, 1)
+    jax.block_until_ready(states)
 
 
 update()

@@ -135,6 +135,17 @@ class Batch(NamedTuple):
     states: State  # leaves [K, ...], recurrent state before each sequence
 
 
+class Losses(NamedTuple):
+    """What a gradient step reports, scalars."""
+
+    loss: Array
+    policy_loss: Array
+    value_loss: Array
+    entropy: Array
+    approximate_kl: Array
+    clip_fraction: Array
+
+
 @dataclasses.dataclass(frozen=True)
 class PPO:
     """PPO on one environment; see `memrl.agents.base.Agent`."""
@@ -276,34 +287,29 @@ class PPO:
         learning_rate = self.learning_rate(state.update)
 
         def gradient_step(carry, chosen):
-            params, optimiser, _ = carry
+            params, optimiser, _, totals = carry
             gradient, losses = jax.grad(self._loss, has_aux=True)(params, state, select(batch, chosen))
             norm = optax.tree.norm(gradient)
             updates, optimiser = self.optimiser.update(gradient, optimiser)
             params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
-            finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(norm)
-            losses |= {
-                "gradient_norm": norm,
-                "gradient_steps": jnp.float32(1),
-                "nonfinite_steps": (~finite).astype(jnp.float32),
-            }
-            stop = False if config.target_kl is None else losses["approximate_kl"] > config.target_kl
-            return (params, optimiser, jnp.asarray(stop)), losses
+            nonfinite = ~(jnp.isfinite(losses.loss) & jnp.isfinite(norm))
+            stop = False if config.target_kl is None else losses.approximate_kl > config.target_kl
+            totals += jnp.stack([*losses, norm, nonfinite.astype(jnp.float32), jnp.float32(1)])
+            return params, optimiser, jnp.asarray(stop), totals
 
         def step(carry, chosen):
             if config.target_kl is None:
-                return gradient_step(carry, chosen)
-            nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient_step, carry, chosen)[1])
-            return lax.cond(carry[2], lambda c, _: (c, nothing), gradient_step, carry, chosen)
+                return gradient_step(carry, chosen), None
+            return lax.cond(carry[2], lambda c, _: c, gradient_step, carry, chosen), None
 
-        start = (state.params, state.optimiser, jnp.asarray(False))
-        (params, optimiser, _), losses = lax.scan(step, start, minibatches)
-        totals = jax.tree.map(jnp.sum, losses)
-        steps, nonfinite = totals.pop("gradient_steps"), totals.pop("nonfinite_steps")
-        means = jax.tree.map(lambda x: x / steps, totals)
+        start = (state.params, state.optimiser, jnp.asarray(False), jnp.zeros(len(Losses._fields) + 3))
+        (params, optimiser, _, totals), _ = lax.scan(step, start, minibatches)
+        *losses, norm, nonfinite, steps = totals
+        means = Losses(*losses)._asdict() | {"gradient_norm": norm}
+        means = {name: total / steps for name, total in means.items()}
         return params, optimiser, means | {"gradient_steps": steps, "nonfinite_steps": nonfinite}
 
-    def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, Losses]:
         """PPO's loss on a batch of sequences, replayed from their starting states."""
         config = self.config
         transitions = batch.transitions
@@ -320,14 +326,14 @@ class PPO:
         ).mean()
         entropy = output.policy.entropy().mean()
         loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
-        return loss, {
-            "loss": loss,
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy": entropy,
-            "approximate_kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),
-            "clip_fraction": jnp.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip),
-        }
+        return loss, Losses(
+            loss=loss,
+            policy_loss=policy_loss,
+            value_loss=value_loss,
+            entropy=entropy,
+            approximate_kl=jnp.mean(jnp.expm1(log_ratio) - log_ratio),
+            clip_fraction=jnp.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip),
+        )
 
 
 def clipped_policy_loss(log_ratio: Array, advantage: Array, clip: float) -> Array:

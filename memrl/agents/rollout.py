@@ -67,11 +67,9 @@ def collect(
     """
     num_envs = rollout.reset.shape[0]
 
-    keys = environment_keys(key, num_envs)
-
-    def step(carry: tuple[Rollout, Array], t: Array):
+    def step(carry: tuple[Rollout, Array], inputs: tuple[Array, Key]):
+        t, (action_keys, env_keys) = inputs
         rollout, _ = carry
-        action_keys, env_keys = _two_keys(keys, t)
         memory, output = network.step(rollout.memory, see(rollout.observation), rollout.reset)
         action = jax.vmap(lambda policy, k: policy.sample(seed=k))(output.policy, action_keys)
         observation, environment, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
@@ -109,13 +107,14 @@ def collect(
         )
         return (rollout, next_value), (transition, episode_return, episode_length)
 
-    def chunk(carry: tuple[Rollout, Array], times: Array):
+    def chunk(carry: tuple[Rollout, Array], inputs: tuple[Array, Key]):
         start = carry[0].memory
-        carry, steps = lax.scan(step, carry, times)
+        carry, steps = lax.scan(step, carry, inputs)
         return carry, (start, steps)
 
-    times = jnp.arange(num_steps).reshape(-1, chunk_length)
-    (rollout, last_value), (chunk_states, steps) = lax.scan(chunk, (rollout, jnp.zeros(num_envs)), times)
+    inputs = jnp.arange(num_steps), _step_keys(key, num_steps, num_envs)
+    inputs = jax.tree.map(lambda x: x.reshape(-1, chunk_length, *x.shape[1:]), inputs)
+    (rollout, last_value), (chunk_states, steps) = lax.scan(chunk, (rollout, jnp.zeros(num_envs)), inputs)
     transitions, returns, lengths = jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), steps)
     trajectory = Trajectory(transitions, chunk_states, last_value)
     return rollout, trajectory, _ended(transitions.terminated | transitions.truncated, returns, lengths)
@@ -126,9 +125,11 @@ def environment_keys(key: Key, num_envs: int) -> Key:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_envs))
 
 
-def _two_keys(keys: Key, t: Array) -> Key:
-    """Two new keys per environment, [2, B], for step t. One call: each use of threefry costs 0.2 s to compile."""
-    return jax.vmap(lambda i: jax.vmap(jax.random.fold_in, (0, None))(keys, i))(2 * t + jnp.arange(2))
+def _step_keys(key: Key, num_steps: int, num_envs: int) -> Key:
+    """Two keys per step and environment, [T, 2, B]. One call: each use of threefry costs 0.2 s to compile."""
+    keys = environment_keys(key, num_envs)
+    step_keys = jax.vmap(lambda i: jax.vmap(jax.random.fold_in, (0, None))(keys, i))(jnp.arange(2 * num_steps))
+    return step_keys.reshape(num_steps, 2, num_envs)
 
 
 @jax.custom_batching.custom_vmap

@@ -64,15 +64,17 @@ class S5(MemoryCore):
         self.state_size = N = size // 2
         self.activation = config.activation
         eigenvalues, basis = hippo_normal_spectrum(size, config.blocks)
-        self.decay_real = nnx.Param(jnp.asarray(np.real(eigenvalues), jnp.float32))  # [N]
-        self.decay_imag = nnx.Param(jnp.asarray(np.imag(eigenvalues), jnp.float32))  # [N]
-        self.input = nnx.Param(_input_matrix(basis, features, rngs.params()))  # B [N, D, 2]
-        self.output = nnx.Param(_output_matrix(basis, features, rngs.params()))  # C [D, N, 2]
+        # Complex parameters are two planes, real and imaginary, side by side: products with them are real ones of twice
+        # the width, at the speed of real products, and nothing is assembled on every step.
+        planes = np.stack([np.real(eigenvalues), np.imag(eigenvalues)])
+        self.eigenvalues = nnx.Param(jnp.asarray(planes, jnp.float32))  # Lambda [2, N]
+        self.input = nnx.Param(_input_planes(basis, features, rngs.params()))  # B [D, 2N]
+        self.output = nnx.Param(_output_planes(basis, features, rngs.params()))  # C [2N, D]
         self.skip = nnx.Param(jax.random.normal(rngs.params(), (features,)))  # D [D]
         low, high = math.log(config.dt_min), math.log(config.dt_max)
         self.log_dt = nnx.Param(jax.random.uniform(rngs.params(), (N,), minval=low, maxval=high))
-        self.value = Linear(features, features, rngs=rngs) if config.activation == "full_glu" else None
-        self.gate = Linear(features, features, rngs=rngs) if config.activation.endswith("glu") else None
+        gates = {"full_glu": 2, "half_glu": 1}.get(config.activation, 0)  # W_1 and W_2 are one product
+        self.glu = Linear(features, gates * features, rngs=rngs) if gates else None
 
     def initial_state(self, batch_size: int) -> Array:
         """Zeros [B, N] complex64."""
@@ -80,30 +82,30 @@ class S5(MemoryCore):
 
     def unroll(self, state: Array, xs: Array, resets: Array) -> tuple[Array, Array]:
         """See `MemoryCore.unroll`."""
-        decay, input_matrix = self.discretise()
-        # Complex products are real ones of twice the width, so that they run at the speed of real products.
-        to_planes = jnp.concatenate([input_matrix.real, input_matrix.imag]).T.astype(xs.dtype)  # [D, 2N]
-        real, imag = jnp.split((xs @ to_planes).astype(jnp.float32), 2, -1)
-        hs, state = linear_scan(decay, jax.lax.complex(real, imag), state, resets)
-        planes = jnp.concatenate([hs.real, hs.imag], -1).astype(xs.dtype)  # [T, B, 2N]
-        from_planes = 2 * jnp.concatenate([self.output[..., 0], -self.output[..., 1]], 1).T  # [2N, D]
-        ys = planes @ from_planes.astype(xs.dtype) + self.skip[...].astype(xs.dtype)[None, None] * xs
+        decay, scale = self.discretise()
+        real, imag = jnp.split((xs @ self.input[...].astype(xs.dtype)).astype(jnp.float32), 2, -1)
+        hs, state = linear_scan(decay, scale[None, None] * jax.lax.complex(real, imag), state, resets)
+        planes = jnp.concatenate([2 * hs.real, -2 * hs.imag], -1).astype(xs.dtype)  # [T, B, 2N]
+        ys = planes @ self.output[...].astype(xs.dtype) + self.skip[...].astype(xs.dtype)[None, None] * xs
         return state, self._activate(ys)
 
     def discretise(self) -> tuple[Array, Array]:
-        """Lambda_bar [N] and B_bar [N, D], complex; eigenvalues are kept in the left half-plane."""
-        eigenvalues = jax.lax.complex(jnp.minimum(self.decay_real[...], -1e-4), self.decay_imag[...])
+        """Lambda_bar [N], and what B_bar is B times, [N]; eigenvalues are kept in the left half-plane."""
+        real, imag = self.eigenvalues[...]
+        eigenvalues = jax.lax.complex(jnp.minimum(real, -1e-4), imag)
         exponent = eigenvalues * jnp.exp(self.log_dt[...])
-        input_matrix = jax.lax.complex(self.input[..., 0], self.input[..., 1])
-        return jnp.exp(exponent), (jnp.expm1(exponent) / eigenvalues)[:, None] * input_matrix
+        return jnp.exp(exponent), jnp.expm1(exponent) / eigenvalues
 
     def _activate(self, ys: Array) -> Array:
         if self.activation == "none":
             return ys
         ys = nnx.gelu(ys)
-        if self.gate is None:
+        if self.glu is None:
             return ys
-        return (ys if self.value is None else self.value(ys)) * nnx.sigmoid(self.gate(ys))
+        if self.activation == "half_glu":
+            return ys * nnx.sigmoid(self.glu(ys))
+        value, gate = jnp.split(self.glu(ys), 2, -1)
+        return value * nnx.sigmoid(gate)
 
 
 def hippo_normal_spectrum(size: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,17 +128,13 @@ def hippo_normal_spectrum(size: int, blocks: int) -> tuple[np.ndarray, np.ndarra
     return np.tile(eigenvalues, blocks), np.kron(np.eye(blocks), vectors[:, half])
 
 
-def _input_matrix(basis: np.ndarray, features: int, key: Array) -> Array:
-    """V^* B with B LeCun-normal, as two planes [N, D, 2]."""
-    B = jax.random.normal(key, (basis.shape[0], features)) / math.sqrt(features)
-    return _as_planes(jnp.asarray(basis.conj().T, jnp.complex64) @ B)
+def _input_planes(basis: np.ndarray, features: int, key: Array) -> Array:
+    """V^* B with B LeCun-normal, transposed, as two planes [D, 2N]."""
+    B = jax.random.normal(key, (features, basis.shape[0])) / math.sqrt(features)
+    return B @ jnp.asarray(np.concatenate([np.real(basis), -np.imag(basis)], 1), jnp.float32)
 
 
-def _output_matrix(basis: np.ndarray, features: int, key: Array) -> Array:
-    """C V with C normal of variance 1 / state_size, as two planes [D, N, 2]."""
-    C = jax.random.normal(key, (features, basis.shape[0])) / math.sqrt(basis.shape[0])
-    return _as_planes(C @ jnp.asarray(basis, jnp.complex64))
-
-
-def _as_planes(x: Array) -> Array:
-    return jnp.stack([x.real, x.imag], -1)
+def _output_planes(basis: np.ndarray, features: int, key: Array) -> Array:
+    """C V with C normal of variance 1 / state_size, transposed, as two planes [2N, D]."""
+    C = jax.random.normal(key, (basis.shape[0], features)) / math.sqrt(basis.shape[0])
+    return jnp.asarray(np.concatenate([np.real(basis), np.imag(basis)], 1).T, jnp.float32) @ C

@@ -102,13 +102,17 @@ class Task:
     def step(self, key: Key, state: EnvState, action: Array, params: EnvParams = None) -> StepResult:
         """See `Environment.step`."""
         params = self.default_params if params is None else params
-        step_key, reset_key = jax.random.split(key)
-        final, state, reward, terminated, info = self.step_env(step_key, state, action, params)
+        final, state, reward, terminated, info = self.step_env(second_key(key), state, action, params)
         truncated = self.is_truncated(state, params)
         done = terminated | truncated
         following = jax.tree.map(
             lambda fresh, old: jnp.where(done, fresh, old),
-            self.reset_env(reset_key, params),
+            self.reset_env(key, params),
             (final, state),
         )
         return *following, reward, terminated, truncated, {**info, "final_observation": final}
+
+
+def second_key(key: Key) -> Key:
+    """A key beside `key`, which may itself be drawn from: unlike a split, it costs nothing where it is not used."""
+    return jax.random.fold_in(key, 2**32 - 1)  # further than any array drawn from `key` counts

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from memrl.agents import Agent
@@ -12,6 +13,7 @@ from memrl.experiment import Experiment, seed_keys
 from memrl.runner.memory import release_memory
 
 LARGEST_CHUNK = 64  # updates
+Metrics = dict[str, np.ndarray]  # [updates, S] each
 
 
 def initial_states(agent: Agent, experiment: Experiment) -> Any:
@@ -38,27 +40,35 @@ def over_seeds(function: Callable[..., Any], seeds: int) -> Callable[..., Any]:
     return one_seed
 
 
-def compile_chunk(agent: Agent, seeds: int, states: Any) -> Callable[[Any, Any], tuple[Any, dict[str, Any]]]:
-    """Compiles (states, count) -> (states, metrics [LARGEST_CHUNK, S]), which does `count` updates.
+def compile_chunk(agent: Agent, seeds: int, states: Any) -> Callable[[Any, int], tuple[Any, Metrics]]:
+    """Compiles (states, count) -> (states, metrics), which does `count` updates, LARGEST_CHUNK at most.
 
     The count is an argument, so that chunks of all lengths are one program, and so give the same bits. The states that
-    go in are donated.
+    go in are donated. Metrics are on the host.
     """
     update = jax.jit(over_seeds(agent.update, seeds))  # jitted, so that both uses are one trace
+    shapes = jax.eval_shape(update, states)[1]
+    # Metrics of one dtype share a buffer [LARGEST_CHUNK, M, S]: one kernel to compile in the place of M.
+    names = {dtype: [n for n, m in shapes.items() if m.dtype == dtype] for dtype in {m.dtype for m in shapes.values()}}
 
     def run_chunk(states: Any, count: Any) -> tuple[Any, Any]:
-        shapes = jax.eval_shape(update, states)[1]
-        buffers = jax.tree.map(lambda m: jnp.zeros((LARGEST_CHUNK, *m.shape), m.dtype), shapes)
-
         def body(i, carry):
             states, buffers = carry
             states, metrics = update(states)
-            return states, jax.tree.map(lambda b, m: b.at[i].set(m), buffers, metrics)
+            rows = {dtype: jnp.stack([metrics[n] for n in names[dtype]]) for dtype in names}
+            return states, {d: lax.dynamic_update_index_in_dim(buffers[d], rows[d], i, 0) for d in names}
 
+        buffers = {dtype: jnp.zeros((LARGEST_CHUNK, len(names[dtype]), seeds), dtype) for dtype in names}
         return lax.fori_loop(0, count, body, (states, buffers))
 
     lowered = jax.jit(run_chunk, donate_argnums=0).lower(states, jnp.int32(1))
     release_memory()
     compiled = lowered.compile()
     release_memory()
-    return compiled
+
+    def run(states: Any, count: int) -> tuple[Any, Metrics]:
+        states, buffers = compiled(states, jnp.int32(count))
+        rows = {n: np.asarray(buffers[d])[:count, i] for d in names for i, n in enumerate(names[d])}
+        return states, {n: rows[n] for n in shapes}
+
+    return run

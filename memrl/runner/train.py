@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from memrl.errors import MemrlError
@@ -106,8 +105,7 @@ def _train(experiment: Experiment, assembly: Assembly, folder: RunFolder, option
     ):
         while update < total:
             count, began = min(chunk, total - update), time.monotonic()
-            states, metrics = run_chunk(states, jnp.int32(count))
-            metrics = {name: np.asarray(values)[:count] for name, values in metrics.items()}
+            states, metrics = run_chunk(states, count)
             seconds_per_update = (time.monotonic() - began) / count
             metrics_file.append(update, steps_per_update, metrics)
             _check_finite(metrics, update, folder)

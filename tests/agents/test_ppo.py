@@ -347,7 +347,7 @@ def test_chunks_equal_one_scan_bit_for_bit(seeds):
     states = jax.jit(over_seeds(agent.init, seeds))(keys)
     run_chunk = compile_chunk(agent, seeds, states)
     for count in (1, 3, 6):
-        states, _ = run_chunk(states, jnp.int32(count))
+        states, _ = run_chunk(states, count)
     scanned, _ = jax.jit(over_seeds(ten_updates, seeds))(keys)
     assert_same(states, scanned)
 

@@ -48,15 +48,16 @@ def train(env, core, config, num_updates, params):
 
 
 def train_probes(core, names):
-    """The transitions of each probe, in one program."""
+    """The transitions of each probe, in one program and from different seeds."""
     params = jax.tree.map(lambda *xs: jnp.stack([jnp.asarray(x) for x in xs]), *[PROBES[n] for n in names])
     result = jax.tree.map(np.asarray, train(Probe(), core, CONFIG, 80, params))
-    return {name: jax.tree.map(lambda x, i=i: x[i], result) for i, name in enumerate(names)}
+    return [jax.tree.map(lambda x, i=i: x[i], result) for i in range(len(names))]
 
 
 @pytest.fixture(scope="module")
 def learned():
-    return train_probes(GRUConfig(), tuple(PROBES))
+    names = [name for name in PROBES if name not in MEMORY]
+    return dict(zip(names, train_probes(GRUConfig(), names), strict=True))
 
 
 def values(transitions, time=0):
@@ -108,27 +109,22 @@ def test_the_action_follows_the_observation(learned):
     assert last_rewards(learned["match"]).mean() > 0.95
 
 
-def assert_remembers(learned):
-    value, action = learned["remembered value"], learned["remembered action"]
-    at_the_end = value.terminated
-    np.testing.assert_allclose(value.value[at_the_end], value.reward[at_the_end], atol=0.15)
-    assert last_rewards(action).mean() > 0.95
-
-
-def test_a_gru_remembers(learned):
-    assert_remembers(learned)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("core", [LSTMConfig(), S5Config()], ids=lambda core: type(core).__name__)
+@pytest.mark.parametrize(
+    "core",
+    [GRUConfig(), *(pytest.param(core, marks=pytest.mark.slow) for core in (LSTMConfig(), S5Config()))],
+    ids=lambda core: type(core).__name__,
+)
 def test_cores_remember(core):
-    assert_remembers(train_probes(core, MEMORY))
+    """Two of three seeds: without an entropy bonus, one run in fifty stops exploring too soon."""
+    learned = train_probes(core, 3 * MEMORY)
+    errors = [np.abs(value.value - value.reward)[value.terminated].max() for value in learned[::2]]
+    assert np.median(errors) < 0.15
+    assert np.median([last_rewards(action).mean() for action in learned[1::2]]) > 0.95
 
 
 def test_without_memory_it_is_chance():
     """A memoryless agent that scores here sees something that it should not."""
-    learned = train_probes(MLPConfig(), MEMORY)
-    value, action = learned["remembered value"], learned["remembered action"]
+    value, action = train_probes(MLPConfig(), MEMORY)
     np.testing.assert_allclose(value.value[value.terminated], 0.5, atol=0.3)
     assert 0.25 < last_rewards(action).mean() < 0.75
 

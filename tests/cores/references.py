@@ -101,10 +101,12 @@ def s5(config, p, state, xs, resets):
     def both(half, axis=0) -> Any:
         return np.concatenate([half, np.conj(half)], axis)
 
-    eigenvalues = both(np.minimum(p["decay_real"], -1e-4) + 1j * p["decay_imag"])
+    N = state.shape[1]
+    real, imag = p["eigenvalues"]
+    eigenvalues = both(np.minimum(real, -1e-4) + 1j * imag)
     dt = np.exp(both(p["log_dt"]).real)
-    B = both(p["input"][..., 0] + 1j * p["input"][..., 1])
-    C = both(p["output"][..., 0] + 1j * p["output"][..., 1], axis=1)
+    B = both((p["input"][:, :N] + 1j * p["input"][:, N:]).T)
+    C = both((p["output"][:N] + 1j * p["output"][N:]).T, axis=1)
     decay = np.exp(eigenvalues * dt)
     drive = ((decay - 1) / eigenvalues)[:, None] * B
 
@@ -118,11 +120,14 @@ def s5(config, p, state, xs, resets):
         y = gelu(y)
         if config.activation == "gelu":
             return x, y
-        return x, (affine(p["value"], y) if config.activation == "full_glu" else y) * sigmoid(affine(p["gate"], y))
+        if config.activation == "half_glu":
+            return x, y * sigmoid(affine(p["glu"], y))
+        value, gate = np.split(affine(p["glu"], y), 2, -1)
+        return x, value * sigmoid(gate)
 
     full = both(state, axis=1)
     ys, full = over_time(step, np.zeros_like(full), full, xs, resets)
-    return ys, full[:, : state.shape[1]]
+    return ys, full[:, :N]
 
 
 REFERENCES: dict[str, Reference] = {"gru": gru, "lstm": lstm, "mlp": mlp, "s5": s5}

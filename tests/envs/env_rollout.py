@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memrl.envs.base import Task, second_key
 from memrl.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
 
@@ -51,7 +52,10 @@ def _play(env, params, keys, num_steps):
         key, action_key = jax.random.split(key)
         action = actions.sample(action_key)
         observation, new, reward, terminated, truncated, info = env.step(key, state, action, params)
-        raw_key, fresh_key = jax.random.split(key)  # as gymnax splits it
+        if type(env).step is Task.step:
+            raw_key, fresh_key = second_key(key), key
+        else:
+            raw_key, fresh_key = jax.random.split(key)  # as gymnax splits it
         raw = env.step_env(raw_key, state, action, params)[0]
         fresh = env.reset_env(fresh_key, params)
         final = info["final_observation"]

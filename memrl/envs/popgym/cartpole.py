@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from memrl.envs.base import Task
+from memrl.envs.base import Task, second_key
 from memrl.errors import check
 from memrl.spaces import Box, Discrete
 from memrl.types import Array, Key
@@ -88,10 +88,9 @@ class PositionOnlyCartPole(Task):
 
     def reset_env(self, key: Key, params: CartPoleParams) -> tuple[Array, CartPoleState]:
         """Starts near the upright rest."""
-        key_state, key_obs = jax.random.split(key)
-        start = jax.random.uniform(key_state, (4,), jnp.float32, -START_RANGE, START_RANGE)
+        start = jax.random.uniform(key, (4,), jnp.float32, -START_RANGE, START_RANGE)
         state = CartPoleState(*start, time=jnp.zeros((), jnp.int32))
-        return self.observe(key_obs, state, None, params), state
+        return self.observe(second_key(key), state, None, params), state
 
     def step_env(
         self, key: Key, state: CartPoleState, action: Array, params: CartPoleParams
