@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 from memrl.agents.base import AgentConfig
 from memrl.agents.normaliser import Moments, init_moments, normalise, update_moments
@@ -136,7 +137,7 @@ class Batch(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What a gradient step reports, scalars."""
+    """The parts of the loss and what goes with them, scalars."""
 
     loss: Array
     policy_loss: Array
@@ -144,6 +145,15 @@ class Losses(NamedTuple):
     entropy: Array
     approximate_kl: Array
     clip_fraction: Array
+
+
+class GradientStep(NamedTuple):
+    """What a gradient step reports, scalars, and sums of them."""
+
+    losses: Losses
+    gradient_norm: Array
+    nonfinite: Array  # 1 where loss or gradient is NaN or infinite
+    steps: Array  # 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,25 +299,26 @@ class PPO:
         def gradient_step(carry, chosen):
             params, optimiser, _, totals = carry
             gradient, losses = jax.grad(self._loss, has_aux=True)(params, state, select(batch, chosen))
-            norm = optax.tree.norm(gradient)
+            norm = jnp.linalg.norm(ravel_pytree(gradient)[0])  # shares its kernels with the clipping in `optimiser`
             updates, optimiser = self.optimiser.update(gradient, optimiser)
             params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
             nonfinite = ~(jnp.isfinite(losses.loss) & jnp.isfinite(norm))
             stop = False if config.target_kl is None else losses.approximate_kl > config.target_kl
-            totals += jnp.stack([*losses, norm, nonfinite.astype(jnp.float32), jnp.float32(1)])
-            return params, optimiser, jnp.asarray(stop), totals
+            report = GradientStep(losses, norm, nonfinite.astype(jnp.float32), jnp.float32(1))
+            return params, optimiser, jnp.asarray(stop), jax.tree.map(jnp.add, totals, report)
 
         def step(carry, chosen):
             if config.target_kl is None:
                 return gradient_step(carry, chosen), None
             return lax.cond(carry[2], lambda c, _: c, gradient_step, carry, chosen), None
 
-        start = (state.params, state.optimiser, jnp.asarray(False), jnp.zeros(len(Losses._fields) + 3))
+        zero = jnp.float32(0)
+        nothing = GradientStep(Losses(*[zero] * len(Losses._fields)), zero, zero, zero)
+        start = (state.params, state.optimiser, jnp.asarray(False), nothing)
         (params, optimiser, _, totals), _ = lax.scan(step, start, minibatches)
-        *losses, norm, nonfinite, steps = totals
-        means = Losses(*losses)._asdict() | {"gradient_norm": norm}
-        means = {name: total / steps for name, total in means.items()}
-        return params, optimiser, means | {"gradient_steps": steps, "nonfinite_steps": nonfinite}
+        means = totals.losses._asdict() | {"gradient_norm": totals.gradient_norm}
+        means = {name: total / totals.steps for name, total in means.items()}
+        return params, optimiser, means | {"gradient_steps": totals.steps, "nonfinite_steps": totals.nonfinite}
 
     def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, Losses]:
         """PPO's loss on a batch of sequences, replayed from their starting states."""
@@ -369,6 +380,6 @@ def make_batch(trajectory: Trajectory, advantages: Advantages, chunk_length: int
 def select(batch: Batch, chosen: Array) -> Batch:
     """The sequences with the indices `chosen` [K]."""
     return Batch(
-        *jax.tree.map(lambda x: jnp.take(x, chosen, axis=1), (batch.transitions, batch.advantages)),
-        states=jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), batch.states),
+        *jax.tree.map(lambda x: jnp.take(x, chosen, axis=1, mode="clip"), (batch.transitions, batch.advantages)),
+        states=jax.tree.map(lambda x: jnp.take(x, chosen, axis=0, mode="clip"), batch.states),
     )
