@@ -191,7 +191,7 @@ class PPO:
         rollout, trajectory, episodes = self.collect(state, collect_key)
         transitions = trajectory.transitions
         reward, returns = self._scale_rewards(state.returns, transitions)
-        advantages = jax.vmap(generalised_advantages, (1, 1, 1, 1, 1, 0, None, None), 1)(
+        advantages = generalised_advantages(
             reward,
             transitions.value,
             transitions.terminated,

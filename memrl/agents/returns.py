@@ -1,4 +1,4 @@
-"""Returns and advantages of one sequence [T]; `vmap` them over environments."""
+"""Returns and advantages of sequences [T, ...], all of them along the first axis."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ from memrl.types import Array
 class Advantages(NamedTuple):
     """What an actor-critic learns from."""
 
-    advantage: Array  # [T] of the action taken
-    value_target: Array  # [T] lambda-return, what the value should have been
+    advantage: Array  # [T, ...] of the action taken
+    value_target: Array  # [T, ...] lambda-return, what the value should have been
 
 
 def generalised_advantages(
@@ -34,18 +34,17 @@ def generalised_advantages(
     the value of the next observation. Both ends cut the trace; where an episode does both, it terminated.
 
     Args:
-        reward_t: [T] reward of step t.
-        value_t: [T] value of the observation before step t.
-        terminated_t: [T] bool, the episode ended with step t.
-        truncated_t: [T] bool, the episode was cut after step t.
-        final_value_t: [T] value of the observation that follows step t in the truncated episode; read only there.
-        last_value: [] value of the observation after the last step.
+        reward_t: [T, ...] reward of step t.
+        value_t: [T, ...] value of the observation before step t.
+        terminated_t: [T, ...] bool, the episode ended with step t.
+        truncated_t: [T, ...] bool, the episode was cut after step t.
+        final_value_t: [T, ...] value of the observation that follows step t in the truncated episode; read only there.
+        last_value: [...] value of the observation after the last step.
         discount: gamma.
         trace: lambda.
     """
-    chex.assert_rank([reward_t, value_t, terminated_t, truncated_t, final_value_t], 1)
     chex.assert_equal_shape([reward_t, value_t, terminated_t, truncated_t, final_value_t])
-    chex.assert_rank(last_value, 0)
+    chex.assert_shape(last_value, reward_t.shape[1:])
     next_value = jnp.concatenate([value_t[1:], last_value[None]])
     next_value = jnp.where(truncated_t, final_value_t, next_value)
     next_value = jnp.where(terminated_t, 0, next_value)
