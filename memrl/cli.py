@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import importlib.util
 import io
 import os
@@ -76,6 +77,7 @@ def train(arguments: list[str]) -> None:
     assert script is not None  # without one, --help has ended the command
     enable_compilation_cache()
     cores = "-".join(dict.fromkeys(map(name_of_core, experiment.cores)))
+    gc.freeze()  # what is imported stays: no collection needs to look at it again
     run(experiment, out or Path("runs") / f"{script.stem}-{cores}", options, script)
 
 

@@ -1,5 +1,6 @@
 """memrl's PPO with the core that is named on the command line."""
 
+import gc
 import sys
 import time
 
@@ -18,6 +19,8 @@ experiment = Experiment(
     network=NetworkConfig(features=256, encoder_sizes=(128,), head_sizes=(128, 128), stack=stack),
     agent=PPOConfig(num_envs=64, num_steps=128, epochs=4, minibatches=8),
 )
+jax.devices()  # JAX starts its back end
+gc.freeze()  # as the command line does
 started = time.perf_counter()
 agent = assemble(experiment).agent
 states = jax.block_until_ready(initial_states(agent, experiment))
