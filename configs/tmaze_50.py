@@ -2,8 +2,9 @@
 
 command   memrl train configs/tmaze_50.py
 hardware  2 cores of an AMD EPYC (shared machine)
-time      45 s
-score     not solved yet: seed 0 ends at 0.52, the memoryless 0.5 (best 1.00)
+time      38 s
+score     return 1.00 greedy, 1.00 sampled (best 1.00); four seeds of four
+control   the same with --core gru: 1.00 for three seeds of four; with --core mlp: 0.00 greedy
 """
 
 from memrl import Experiment, NetworkConfig, PPOConfig, S5Config
