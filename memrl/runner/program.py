@@ -48,8 +48,8 @@ def compile_chunk(agent: Agent, seeds: int, states: Any) -> Callable[[Any, int],
     """
     update = jax.jit(over_seeds(agent.update, seeds))  # jitted, so that both uses are one trace
     shapes = jax.eval_shape(update, states)[1]
-    # Metrics of one dtype share a buffer [LARGEST_CHUNK, M, S]: one kernel to compile in the place of M. Named by strings,
-    # which have an order: otherwise the program, and with it its name in the compilation cache, changes between starts.
+    # Metrics of one dtype share a buffer [LARGEST_CHUNK, M, S]: one kernel to compile in the place of M. The names of
+    # dtypes have an order, dtypes do not: without it a second start may miss the compilation cache.
     dtypes = sorted({m.dtype.name for m in shapes.values()})
     names = {dtype: [n for n, m in shapes.items() if m.dtype.name == dtype] for dtype in dtypes}
 
