@@ -149,12 +149,12 @@ for _id in (
     _register_gymnax(_id)
 
 
-def _family(prefix: str, package: str) -> Callable[[str], EnvironmentSpec]:
+def _family(prefix: str, package: str, then: str = "") -> Callable[[str], EnvironmentSpec]:
     """Environments of a package that is an extra of the same name as their prefix; only it knows their names."""
 
     def spec(name: str) -> EnvironmentSpec:
         def load() -> Any:
-            with needed_by(name, package, extra=prefix):
+            with needed_by(name, package, f'pip install "memrl[{prefix}]"{then}'):
                 adapter = importlib.import_module(f"memrl.envs.{prefix}_adapter")
             return getattr(adapter, f"{prefix}_constructor")(name.removeprefix(f"{prefix}/"))
 
@@ -164,13 +164,13 @@ def _family(prefix: str, package: str) -> Callable[[str], EnvironmentSpec]:
 
 
 _FAMILIES = {
-    prefix: _family(prefix, package)
-    for prefix, package in (
-        ("gymnasium", "gymnasium"),
-        ("craftax", "craftax"),
-        ("navix", "navix"),
-        ("xland", "xminigrid"),
-    )
+    "gymnasium": _family("gymnasium", "gymnasium"),
+    "craftax": _family("craftax", "craftax"),
+    "navix": _family("navix", "navix"),
+    "xland": _family("xland", "xminigrid"),
+    # Its own dependencies would overwrite gymnax.
+    "arcade": _family("arcade", "popgym_arcade", " && pip install --no-deps popgym-arcade==0.0.7"),
+    "brax": _family("brax", "brax"),
 }
 
 
@@ -183,7 +183,7 @@ def list_envs() -> tuple[str, ...]:
     """The names that `make_env` always takes, in order of registration.
 
     It also takes the names of optional packages, which are not imported for a list: "gymnasium/<id>",
-    "craftax/<id>", "navix/<id>" and "xland/<id>".
+    "craftax/<id>", "navix/<id>", "xland/<id>", "arcade/<id>" and "brax/<id>".
     """
     return tuple(ENVIRONMENTS)
 

@@ -5,19 +5,21 @@ import jax.numpy as jnp
 
 from memrl.types import Array, Key
 
-LARGEST = 2**16  # that `integer_below` can draw from
 SMALL = 16
 
 
 def integer_below(key: Key, limit: Array | int, shape: tuple[int, ...] = ()) -> Array:
-    """Uniform integers in [0, limit), int32 [*shape], for limits up to LARGEST; 0 where the limit is 0.
+    """Uniform integers in [0, limit), int32 [*shape], for limits below 2^31; 0 where the limit is 0.
 
-    The upper 32 bits of 32 random ones times the limit: no number is likelier than another by more than a part in
-    65,536. `jax.random.randint` takes four hashes for the same.
+    The upper 32 bits of 32 random ones times the limit: no number is likelier than another by more than the limit's
+    part of 2^32. `jax.random.randint` takes four hashes for the same.
     """
     bits = jax.random.bits(key, shape, jnp.uint32)
     limit = jnp.broadcast_to(jnp.asarray(limit).astype(jnp.uint32), shape)
-    return (((bits >> 16) * limit + (((bits & 0xFFFF) * limit) >> 16)) >> 16).astype(jnp.int32)
+    (high, low), (limit_high, limit_low) = ((x >> 16, x & 0xFFFF) for x in (bits, limit))
+    middle = high * limit_low + ((low * limit_low) >> 16)  # halves of 16 bits: no sum of products overflows
+    middle_low = low * limit_high + (middle & 0xFFFF)
+    return (high * limit_high + (middle >> 16) + (middle_low >> 16)).astype(jnp.int32)
 
 
 def pick(number: Array, weights: Array) -> Array:

@@ -7,13 +7,13 @@ from memrl.errors import MemrlError
 
 
 @contextlib.contextmanager
-def needed_by(name: str, package: str, extra: str) -> Iterator[None]:
+def needed_by(name: str, package: str, install: str) -> Iterator[None]:
     """Imports inside say what to install where they fail.
 
     Args:
         name: the environment that is asked for.
-        package: the package's name in an index of packages.
-        extra: memrl's extra that installs it.
+        package: the package's name.
+        install: the command that installs it.
 
     Raises:
         MemrlError: where an import fails, be the package absent or broken.
@@ -23,6 +23,4 @@ def needed_by(name: str, package: str, extra: str) -> Iterator[None]:
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("memrl")
         reason = "" if absent else f" ({' '.join(str(error).split())})"
-        raise MemrlError(
-            f'environment {name!r} needs the package {package}: pip install "memrl[{extra}]"{reason}'
-        ) from error
+        raise MemrlError(f"environment {name!r} needs the package {package}: {install}{reason}") from error

@@ -54,4 +54,4 @@ def test_every_symbol_takes_every_role():
 
 def test_options_out_of_range_are_refused():
     assert refusal(NAME, length=-1) == "length of DelayedMatch is -1, expected 0 to 2147483645"
-    assert refusal(NAME, num_symbols=1) == "num_symbols of DelayedMatch is 1, expected at least 2"
+    assert refusal(NAME, num_symbols=1) == "num_symbols of DelayedMatch is 1, expected 2 to 1073741824"

@@ -22,6 +22,8 @@ OPTIONAL = {  # by package; one environment stands for its family
     "craftax": "craftax/Craftax-Classic-Symbolic-v1",
     "navix": "navix/Navix-DoorKey-5x5-v0",
     "xminigrid": "xland/MiniGrid-MemoryS8",
+    "popgym_arcade": "arcade/BattleShipEasy",
+    "brax": "brax/inverted_pendulum",
 }
 STATISTICS_OUTLIVE_EPISODES = {"gymnax/DeepSea-bsuite": ("total_bad_episodes", "denoised_return")}
 

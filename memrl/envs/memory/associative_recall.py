@@ -8,12 +8,11 @@ spread by a power law.
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
 from memrl.envs.base import Task
-from memrl.envs.draw import draw_from
+from memrl.envs.draw import draw_from, integer_below
 from memrl.errors import check
 from memrl.spaces import Discrete
 from memrl.types import Array, Key
@@ -96,7 +95,7 @@ class AssociativeRecall(Task):
 
     def reset_env(self, key: Key, params: AssociativeRecallParams) -> tuple[Array, AssociativeRecallState]:
         """Shows the first key."""
-        first = jax.random.randint(key, (), 0, self.num_keys)
+        first = integer_below(key, self.num_keys)
         zero = jnp.zeros((), jnp.int32)
         return first, AssociativeRecallState(jnp.full(self.num_keys, -1, jnp.int32), key=first, value=zero, time=zero)
 

@@ -7,11 +7,11 @@ memory_len and memory_size, and its code (environments/memory_chain.py), which i
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
 from memrl.envs.base import Task
+from memrl.envs.draw import integer_below
 from memrl.envs.options import INT32_MAX
 from memrl.errors import check
 from memrl.spaces import Box, Discrete
@@ -83,7 +83,7 @@ class MemoryChain(Task):
     def reset_env(self, key: Key, params: MemoryChainParams) -> tuple[Array, MemoryChainState]:
         """Draws bits and query, and shows clock 0."""
         highs = jnp.where(jnp.arange(self.num_bits + 1) == 0, self.num_bits, 2)
-        draws = jax.random.randint(key, (self.num_bits + 1,), 0, highs)
+        draws = integer_below(key, highs, (self.num_bits + 1,))
         state = MemoryChainState(context=draws[1:], query=draws[0], time=jnp.zeros((), jnp.int32))
         return self._observation(state, params), state
 

@@ -8,11 +8,11 @@ Recurrent Neural Networks", https://arxiv.org/abs/1511.06464, its copying memory
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
 from memrl.envs.base import Task
+from memrl.envs.draw import integer_below
 from memrl.envs.options import INT32_MAX
 from memrl.errors import check
 from memrl.spaces import Discrete
@@ -87,7 +87,7 @@ class Copy(Task):
 
     def reset_env(self, key: Key, params: CopyParams) -> tuple[Array, CopyState]:
         """Shows the first symbol."""
-        symbol = jax.random.randint(key, (), 0, self.num_symbols)
+        symbol = integer_below(key, self.num_symbols)
         symbols = jnp.where(jnp.arange(self.length) == 0, symbol, 0)
         return symbol, CopyState(symbols, jnp.zeros((), jnp.int32))
 
@@ -100,7 +100,7 @@ class Copy(Task):
         target = jnp.sum(jnp.where(places == (state.time - ask_from) % self.length, state.symbols, 0))
         reward = (asked & (action == target)).astype(jnp.float32) / (self.length * params.repeats)
         time = state.time + 1
-        symbol = jax.random.randint(key, (), 0, self.num_symbols)
+        symbol = integer_below(key, self.num_symbols)
         symbols = jnp.where(places == time, symbol, state.symbols)
         signal = jnp.where(time < ask_from, self.num_symbols, self.num_symbols + 1)
         observation = jnp.where(time < self.length, symbol, signal).astype(jnp.int32)

@@ -7,11 +7,11 @@ Source: the task of working-memory research, Blough 1959, "Delayed matching in t
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
 from memrl.envs.base import Task
+from memrl.envs.draw import integer_below
 from memrl.envs.options import INT32_MAX
 from memrl.errors import check
 from memrl.spaces import Discrete, Tuple
@@ -60,7 +60,7 @@ class DelayedMatch(Task):
     def __post_init__(self) -> None:
         """Raises `MemrlError` where nothing could differ."""
         n = self.num_symbols
-        check(2 <= n <= INT32_MAX, f"num_symbols of DelayedMatch is {n}, expected at least 2")
+        check(2 <= n <= 2**30, f"num_symbols of DelayedMatch is {n}, expected 2 to {2**30}")
 
     @property
     def default_params(self) -> DelayedMatchParams:
@@ -82,7 +82,7 @@ class DelayedMatch(Task):
 
     def reset_env(self, key: Key, params: DelayedMatchParams) -> tuple[tuple[Array, Array], DelayedMatchState]:
         """Shows the sample."""
-        sample = jax.random.randint(key, (), 0, self.num_symbols)
+        sample = integer_below(key, self.num_symbols)
         return (jnp.int32(SAMPLE), sample), DelayedMatchState(sample, sample, jnp.zeros((), jnp.int32))
 
     def step_env(
@@ -94,7 +94,7 @@ class DelayedMatch(Task):
         time = state.time + 1
         n = self.num_symbols
         # One draw serves both: below n - 1 it is a shift to another symbol, from there on, as likely, no shift.
-        draw = jax.random.randint(key, (), 0, jnp.where(time == params.length + 1, 2 * (n - 1), n))
+        draw = integer_below(key, jnp.where(time == params.length + 1, 2 * (n - 1), n))
         probe = (state.sample + jnp.where(draw < n - 1, draw + 1, 0)) % n
         symbol = jnp.where(time == params.length + 1, probe, draw)
         symbol = jnp.where(asked, 0, symbol).astype(jnp.int32)

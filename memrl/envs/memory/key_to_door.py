@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from memrl.envs.base import Task
+from memrl.envs.draw import integer_below
 from memrl.envs.options import INT32_MAX
 from memrl.errors import check
 from memrl.spaces import Discrete
@@ -96,7 +97,7 @@ class KeyToDoor(Task):
 
     def reset_env(self, key: Key, params: KeyToDoorParams) -> tuple[Array, KeyToDoorState]:
         """Shows the key."""
-        colour = jax.random.randint(key, (), 0, self.num_colours)
+        colour = integer_below(key, self.num_colours)
         no = jnp.zeros((), bool)
         return colour, KeyToDoorState(colour, has_key=no, apple=no, time=jnp.zeros((), jnp.int32))
 

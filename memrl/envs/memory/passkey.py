@@ -7,11 +7,11 @@ https://arxiv.org/abs/2305.16300, its passkey retrieval, with single symbols in 
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
 from memrl.envs.base import Task
+from memrl.envs.draw import integer_below
 from memrl.envs.options import INT32_MAX
 from memrl.errors import check
 from memrl.spaces import Discrete, Tuple
@@ -88,7 +88,7 @@ class Passkey(Task):
     def reset_env(self, key: Key, params: PasskeyParams) -> tuple[tuple[Array, Array], PasskeyState]:
         """Chooses the place of the passkey, and shows the first digit."""
         places = params.length + 1 if self.place == "random" else 1
-        draws = jax.random.randint(key, (2,), 0, jnp.array([places, NUM_DIGITS]))
+        draws = integer_below(key, jnp.array([places, NUM_DIGITS]), (2,))
         digits = jnp.zeros(self.key_length, jnp.int32)
         return self._show(PasskeyState(digits, start=draws[0], time=jnp.zeros((), jnp.int32)), draws[1], params)
 
@@ -99,7 +99,7 @@ class Passkey(Task):
         asked = state.time - (params.length + self.key_length)
         target = jnp.sum(jnp.where(jnp.arange(self.key_length) == asked, state.digits, 0))
         reward = ((asked >= 0) & (action == target)).astype(jnp.float32) / self.key_length
-        digit = jax.random.randint(key, (), 0, NUM_DIGITS)
+        digit = integer_below(key, NUM_DIGITS)
         observation, state = self._show(replace(state, time=state.time + 1), digit, params)
         return observation, state, reward, asked == self.key_length - 1, {}
 

@@ -8,12 +8,11 @@ with the long set first the long one.
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
 from memrl.envs.base import Task
-from memrl.envs.draw import draw_from
+from memrl.envs.draw import draw_from, integer_below
 from memrl.errors import check
 from memrl.spaces import Discrete, Tuple
 from memrl.types import Array, Key
@@ -98,7 +97,7 @@ class SetDisjointness(Task):
     def reset_env(self, key: Key, params: SetDisjointnessParams) -> tuple[tuple[Array, Array], SetDisjointnessState]:
         """Chooses between disjoint and not, and shows the first element."""
         second_size = params.short_size if self.order == "long_first" else params.long_size
-        draws = jax.random.randint(key, (2,), 0, jnp.array([self.vocab_size, 2 * second_size]))
+        draws = integer_below(key, jnp.array([self.vocab_size, 2 * second_size]), (2,))
         element = draws[0]
         common = jnp.where(draws[1] < second_size, draws[1], -1)
         first = jnp.arange(self.vocab_size) == element
