@@ -36,47 +36,64 @@ def evaluate(assembly: Assembly, states: Any, keys: Key, episodes: int, *, greed
         greedy: take the most probable action instead of sampling.
     """
 
-    def one_seed(state: Any, key: Key) -> Episodes:
-        return _play(assembly, state, jax.random.fold_in(key, _STREAM), episodes, greedy=greedy)
-
-    return jax.jit(jax.vmap(one_seed))(states, keys)
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, _STREAM))(keys)
+    return jax.jit(lambda states, keys: _play(assembly, states, keys, episodes, greedy=greedy))(states, keys)
 
 
-def _play(assembly: Assembly, state: Any, key: Key, episodes: int, *, greedy: bool) -> Episodes:
-    env, env_params, agent = assembly
-    network = agent.network(state)
-    keys = environment_keys(key, episodes)
+def _play(assembly: Assembly, states: Any, keys: Key, episodes: int, *, greedy: bool) -> Episodes:
+    """One loop for all seeds: environments on the host allow no condition that `vmap` turns into one per seed."""
 
-    def keys_of(t: Array, use: int) -> Key:
-        return jax.vmap(lambda k: jax.random.fold_in(k, 2 * t + use))(keys)
+    def unfinished(carry):
+        t, played = carry
+        return (t < MAX_STEPS) & ~jnp.all(played.total.finished)
 
     def step(carry):
-        t, environment, observation, reset, memory, total = carry
-        memory, output = network.step(memory, agent.see(state, observation), reset)
-        policy = output.policy
-        action = policy.mode() if greedy else jax.vmap(lambda p, k: p.sample(seed=k))(policy, keys_of(t, 0))
-        observation, environment, reward, terminated, truncated, _ = jax.vmap(env.step, (0, 0, 0, None))(
-            keys_of(t, 1), environment, network.environment_action(action), env_params
-        )
-        running = ~total.finished
-        total = Episodes(
-            total.returns + jnp.where(running, reward, 0),
-            total.lengths + running,
-            total.finished | terminated | truncated,
-        )
-        return t + 1, environment, observation, jnp.zeros(episodes, bool), memory, total
+        t, played = carry
+        return t + 1, jax.vmap(lambda *seed: _step(assembly, t, *seed, greedy=greedy))(states, keys, played)
 
-    observation, environment = jax.vmap(env.reset, (0, None))(keys, env_params)
+    played = jax.vmap(lambda state, key: _start(assembly, state, key, episodes))(states, keys)
+    return lax.while_loop(unfinished, step, (jnp.int32(0), played))[1].total
+
+
+class _Played(NamedTuple):
+    """Where one seed's environments are, E of them."""
+
+    environment: Any
+    observation: Any
+    memory: Any
+    total: Episodes
+
+
+def _start(assembly: Assembly, state: Any, key: Key, episodes: int) -> _Played:
+    env, env_params, agent = assembly
+    memory = agent.network(state).initial_state(episodes)
+    observation, environment = jax.vmap(env.reset, (0, None))(environment_keys(key, episodes), env_params)
     nothing = Episodes(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), jnp.zeros(episodes, bool))
-    start = (
-        jnp.int32(0),
-        environment,
-        observation,
-        jnp.ones(episodes, bool),
-        network.initial_state(episodes),
-        nothing,
+    return _Played(environment, observation, memory, nothing)
+
+
+def _step(assembly: Assembly, t: Array, state: Any, key: Key, played: _Played, *, greedy: bool) -> _Played:
+    env, env_params, agent = assembly
+    network = agent.network(state)
+    keys = environment_keys(key, len(played.total.returns))
+
+    def keys_of(use: int) -> Key:
+        return jax.vmap(lambda k: jax.random.fold_in(k, 2 * t + use))(keys)
+
+    reset = jnp.broadcast_to(t == 0, keys.shape)
+    memory, output = network.step(played.memory, agent.see(state, played.observation), reset)
+    policy = output.policy
+    action = policy.mode() if greedy else jax.vmap(lambda p, k: p.sample(seed=k))(policy, keys_of(0))
+    observation, environment, reward, terminated, truncated, _ = jax.vmap(env.step, (0, 0, 0, None))(
+        keys_of(1), played.environment, network.environment_action(action), env_params
     )
-    return lax.while_loop(lambda c: (c[0] < MAX_STEPS) & ~jnp.all(c[-1].finished), step, start)[-1]
+    running = ~played.total.finished
+    total = Episodes(
+        played.total.returns + jnp.where(running, reward, 0),
+        played.total.lengths + running,
+        played.total.finished | terminated | truncated,
+    )
+    return _Played(environment, observation, memory, total)
 
 
 def summarise(episodes: Episodes) -> dict[str, Any]:
