@@ -1,7 +1,9 @@
 """Scans and recurrences: pure functions over `[T, B, ...]`, each with its reference, resets inside."""
 
+from memrl.kernels.gated_delta_rule import gated_delta_rule
+from memrl.kernels.gated_linear_attention import gated_linear_attention
 from memrl.kernels.gru import gru_scan
 from memrl.kernels.linear_scan import linear_scan
 from memrl.kernels.lstm import lstm_scan
 
-__all__ = ["gru_scan", "linear_scan", "lstm_scan"]
+__all__ = ["gated_delta_rule", "gated_linear_attention", "gru_scan", "linear_scan", "lstm_scan"]
