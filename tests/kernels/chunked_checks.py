@@ -73,7 +73,7 @@ class ChunkedChecks:
         # A decay's gradient is a sum over the state that may cancel: all are measured by the largest of them.
         largest = max(1e-3, *(np.abs(x).max(initial=0) for x in jax.tree.leaves(expected_gradients)))
         for name, actual, gradient in zip(
-            sorted(sequences) + ["s0"], jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True
+            [*sorted(sequences), "s0"], jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True
         ):
             np.testing.assert_allclose(actual, gradient, rtol=0, atol=FLOAT32 * largest, err_msg=name)
 
