@@ -1,18 +1,68 @@
-"""The names of back ends, and which of them a kernel has."""
+"""The names of back ends, which of them a kernel has, and which of them a platform has."""
 
-from memrl.errors import check, unknown_name
+from functools import partial
+from typing import Any
 
-BACKENDS = ("auto", "reference", "xla", "pallas")
+import jax
+from jax.extend.backend import backends
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+from memrl.errors import MemrlError, check, unknown_name
+
+BACKENDS = ("auto", "reference", "xla", "pallas", "interpret")
+"""Chosen by platform when a program is lowered; the specification; XLA's operations; a Pallas kernel for the GPU; the
+same kernel run by JAX's interpreter, slowly and on any platform, for tests."""
 
 
 def resolve_backend(kernel: str, backend: str, available: tuple[str, ...]) -> str:
-    """The back end to run: `backend` itself, or for "auto" the fastest one that every platform has ("xla").
+    """`backend` where `kernel` has it; "auto" becomes "xla" where the kernel has nothing better.
 
     Raises:
         MemrlError: for a name that is no back end, or one that `kernel` lacks.
     """
     if backend not in BACKENDS:
         raise unknown_name(f"backend of {kernel}", backend, BACKENDS)
-    backend = "xla" if backend == "auto" else backend
+    if backend == "auto" and "auto" not in available:
+        backend = "xla"
     check(backend in available, f"{kernel}: backend {backend!r} is not built, expected one of {list(available)}")
     return backend
+
+
+def has_platform(platform: str) -> bool:
+    """Whether this process can run programs for `platform` ("cpu", "cuda", "tpu").
+
+    Where it cannot, "auto" need not trace the kernels for it, which costs time and memory in every program.
+    """
+    return platform in backends()
+
+
+def only_on(platform: str, x: jax.Array, *, kernel: str, backend: str) -> jax.Array:
+    """`x`, in a program that can be lowered for `platform` ("cuda") alone.
+
+    Which platform a program is for is known when it is lowered, hence a primitive without an effect.
+
+    Raises:
+        MemrlError: when the program is lowered for another platform.
+    """
+    return _only_on.bind(x, platform=platform, kernel=kernel, backend=backend)
+
+
+_only_on = Primitive("only_on")
+_only_on.def_impl(lambda x, **params: jax.jit(partial(_only_on.bind, **params))(x))  # lowers outside of jit too
+_only_on.def_abstract_eval(lambda x, **_: x)
+batching.defvectorized(_only_on)
+
+
+def _lower_only_on(context: Any, x: Any, *, platform: str, kernel: str, backend: str) -> Any:
+    platforms = context.module_context.platforms
+    if tuple(platforms) != (platform,):
+        here = ", ".join(platforms)
+        raise MemrlError(
+            f"{kernel}: backend is {backend!r}, which needs {platform}; this program is for {here}, expected 'auto' or "
+            "'xla'"
+        )
+    return [x]
+
+
+mlir.register_lowering(_only_on, _lower_only_on)

@@ -4,12 +4,17 @@ A reset cuts the recurrence: where `reset[t]` is true, h_t = b_t, whatever h_{t-
 product with zero, so NaN and inf behind a reset reach neither values nor gradients.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from memrl.errors import check
-from memrl.kernels.backends import resolve_backend
+from memrl.kernels.backends import has_platform, only_on, resolve_backend
+from memrl.kernels.planes import add, join, planes, times
 from memrl.types import Array
 
 
@@ -30,7 +35,8 @@ def linear_scan(
         h0: state before the first step, [B, N]; zeros by default.
         reset: [T, B] bool; true where the state before step t is zero.
         reverse: scan from the last step to the first: h_t = a_t * h_{t+1} + b_t, with `h0` before step T - 1.
-        backend: "auto", "reference" (a plain `lax.scan`, the specification) or "xla".
+        backend: "auto" (CPU and TPU: "xla", NVIDIA GPU: "pallas"), "reference" (a plain `lax.scan`, the
+            specification), "xla", "pallas" (GPU only) or "interpret" (the same kernel, for tests).
 
     Returns:
         h [T, B, N] in the common dtype of a and b, and h_last [B, N], the state after the last step in scan order, in
@@ -39,19 +45,16 @@ def linear_scan(
     Raises:
         MemrlError: for a wrong rank, sizes that do not match, or integer inputs.
     """
-    backend = resolve_backend("linear_scan", backend, ("reference", "xla"))
+    backend = resolve_backend("linear_scan", backend, ("auto", "reference", "xla", "pallas", "interpret"))
     _check_arguments(a, b, h0, reset)
     dtype = jnp.result_type(a, b)
     carry_dtype = jnp.promote_types(dtype, jnp.float32)
     h0 = jnp.zeros(b.shape[1:], carry_dtype) if h0 is None else h0.astype(carry_dtype)
     a = a.astype(dtype).reshape(a.shape if a.ndim == 3 else (1, 1, -1))  # [1, 1, N] when constant
     b = b.astype(dtype)
-    if reverse:  # one direction is implemented; the other is its mirror image
-        a, b = jnp.flip(a, 0), jnp.flip(b, 0)
-        reset = None if reset is None else jnp.flip(reset, 0)
-    scan = {"reference": _reference, "xla": _xla}[backend]
-    h, h_last = scan(a, b, h0, reset)
-    return (jnp.flip(h, 0) if reverse else h), h_last
+    if backend == "reference" or b.size == 0:
+        return _reference(a, b, h0, reset, reverse)
+    return _scan(a, b, h0, reset, reverse, backend)
 
 
 def _check_arguments(a: Array, b: Array, h0: Array | None, reset: Array | None) -> None:
@@ -83,7 +86,7 @@ def _keep(reset_t: Array | None, x: Array) -> Array:
     return x if reset_t is None else jnp.where(reset_t[:, None], 0, x)
 
 
-def _reference(a: Array, b: Array, h0: Array, reset: Array | None) -> tuple[Array, Array]:
+def _reference(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool) -> tuple[Array, Array]:
     """The specification: one step at a time, differentiated by JAX."""
 
     def step(h, inputs):
@@ -91,95 +94,131 @@ def _reference(a: Array, b: Array, h0: Array, reset: Array | None) -> tuple[Arra
         h = _keep(reset_t, a_t * _keep(reset_t, h)) + b_t
         return h, h.astype(b.dtype)
 
-    h_last, h = lax.scan(step, h0, (jnp.broadcast_to(a, b.shape), b, reset))
+    h_last, h = lax.scan(step, h0, (jnp.broadcast_to(a, b.shape), b, reset), reverse=reverse)
     return h, h_last
 
 
-# The XLA path. Complex numbers travel as two real planes, which the CPU's vector units handle several times faster than
-# XLA's complex arithmetic. Its backward pass is the same recurrence on the adjoint, in the other direction:
+# The fast paths share a backward pass, which is the same recurrence on the adjoint, in the other direction:
 #     lambda_t = g_t + a_{t+1} lambda_{t+1},   db_t = lambda_t,   da_t = lambda_t h_{t-1},   dh0 = a_0 lambda_0,
 # where a reset at t+1 cuts what flows from t+1 back to t. (JAX's cotangents of complex products carry no conjugate.)
 
 
-@jax.custom_vjp
-def _xla(a: Array, b: Array, h0: Array, reset: Array | None) -> tuple[Array, Array]:
-    return lax.platform_dependent(a, b, h0, reset, cpu=_sequential, default=_associative)
+def _by_backend(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool, backend: str) -> tuple[Array, Array]:
+    return _by_platform(_sequential, _triton, _associative, backend=backend, reverse=reverse)(a, b, h0, reset)
 
 
-def _xla_forward(a, b, h0, reset):
-    h, h_last = _xla(a, b, h0, reset)
+_scan: Any = jax.custom_vjp(_by_backend, nondiff_argnums=(4, 5))
+
+
+def _scan_forward(a, b, h0, reset, reverse, backend):
+    h, h_last = _scan(a, b, h0, reset, reverse, backend)
     return (h, h_last), (a, h, h0, reset)
 
 
-def _xla_backward(residuals, cotangents):
+def _scan_backward(reverse, backend, residuals, cotangents):
     a, h, h0, reset = residuals
     g, g_last = cotangents
-    h_tm1 = jnp.concatenate([h0[None].astype(h.dtype), h])[:-1]
-    adjoint, da, dh0 = lax.platform_dependent(
-        a, h_tm1, reset, g, g_last, cpu=_sequential_adjoint, default=_associative_adjoint
-    )
-    da = da.sum((0, 1), keepdims=True) if _is_constant(a, g) else da
-    return da.astype(a.dtype), adjoint.astype(g.dtype), dh0, None
+    paths = (_typed(path) for path in (_sequential_adjoint, _triton_adjoint, _associative_adjoint))
+    run = _by_platform(*paths, backend=backend, reverse=reverse)
+    return (*run(a, h, h0, reset, g, g_last), None)
 
 
-_xla.defvjp(_xla_forward, _xla_backward)
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+def _by_platform(cpu: Callable, gpu: Callable, other: Callable, backend: str, reverse: bool) -> Callable:
+    """Which of three implementations runs: known only when the program is lowered."""
+    cpu, other = partial(cpu, reverse=reverse), partial(other, reverse=reverse)
+    compiled = partial(gpu, reverse=reverse, interpret=False)
+    match backend:
+        case "interpret":
+            return partial(gpu, reverse=reverse, interpret=True)
+        case "pallas":
+            return lambda a, *rest: compiled(only_on("cuda", a, kernel="linear_scan", backend="pallas"), *rest)
+        case "auto" if has_platform("cuda"):
+            return lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, cuda=compiled, default=other)
+    return lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, default=other)
+
+
+def _typed(adjoint: Callable) -> Callable:
+    """`adjoint` with gradients in the types of what they are gradients of."""
+
+    def typed(a, h, h0, reset, g, g_last, **options):
+        da, db, dh0 = adjoint(a, h, h0, reset, g, g_last, **options)
+        return da.astype(a.dtype), db.astype(g.dtype), dh0
+
+    return typed
 
 
 def _is_constant(a: Array, b: Array) -> bool:
     return a.shape[:2] != b.shape[:2]
 
 
-def _planes(x: Array) -> tuple[Array, ...]:
-    """Real and imaginary part, or the array alone when it is real."""
-    return (lax.real(x), lax.imag(x)) if jnp.iscomplexobj(x) else (x,)
+def _before(h: Array, h0: Array, reverse: bool) -> Array:
+    """The state before each step, in h's dtype."""
+    h0 = h0[None].astype(h.dtype)
+    return jnp.concatenate([h, h0])[1:] if reverse else jnp.concatenate([h0, h])[:-1]
 
 
-def _join(planes: tuple[Array, ...]) -> Array:
-    return lax.complex(*planes) if len(planes) == 2 else planes[0]
+def _summed(da: Array, a: Array, g: Array) -> Array:
+    return da.sum((0, 1), keepdims=True) if _is_constant(a, g) else da
 
 
-def _times(x: tuple[Array, ...], y: tuple[Array, ...]) -> tuple[Array, ...]:
-    if len(x) == 1:
-        return (x[0] * y[0],)
-    return x[0] * y[0] - x[1] * y[1], x[0] * y[1] + x[1] * y[0]
+def _triton(a, b, h0, reset, *, reverse, interpret):
+    from memrl.kernels import linear_scan_triton  # imports Pallas, 0.3 s
+
+    h, h_last = linear_scan_triton.forward(
+        planes(a), planes(b), planes(h0), reset, reverse=reverse, interpret=interpret
+    )
+    return join(h), join(h_last)
 
 
-def _add(x: tuple[Array, ...], y: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tuple(p + q for p, q in zip(x, y, strict=True))
+def _triton_adjoint(a, h, h0, reset, g, g_last, *, reverse, interpret):
+    from memrl.kernels import linear_scan_triton
+
+    gradients = linear_scan_triton.backward(
+        planes(a), planes(h), planes(h0), reset, planes(g), planes(g_last), reverse=reverse, interpret=interpret
+    )
+    da, adjoint, dh0 = (join(x) for x in gradients)
+    return da.sum(0)[None, None] if _is_constant(a, g) else da, adjoint, dh0
 
 
-def _sequential(a: Array, b: Array, h0: Array, reset: Array | None) -> tuple[Array, Array]:
+def _sequential(a: Array, b: Array, h0: Array, reset: Array | None, *, reverse: bool) -> tuple[Array, Array]:
     """On a CPU one pass over memory beats every parallel scan."""
-    decay, constant = _planes(a), _is_constant(a, b)
+    decay, constant = planes(a), _is_constant(a, b)
 
     def step(h, inputs):
         a_t, b_t, reset_t = inputs
-        h = _times(tuple(p[0] for p in decay) if constant else a_t, h)
-        h = _add(tuple(_keep(reset_t, p) for p in h), b_t)
+        h = times(tuple(p[0] for p in decay) if constant else a_t, h)
+        h = add(tuple(_keep(reset_t, p) for p in h), b_t)
         return h, tuple(p.astype(b_p.dtype) for p, b_p in zip(h, b_t, strict=True))
 
-    h_last, h = lax.scan(step, _planes(h0), (None if constant else decay, _planes(b), reset))
-    return _join(h), _join(h_last)
+    h_last, h = lax.scan(step, planes(h0), (None if constant else decay, planes(b), reset), reverse=reverse)
+    return join(h), join(h_last)
 
 
-def _sequential_adjoint(a, h_tm1, reset, g, g_last):
-    decay, constant = _planes(a), _is_constant(a, g)
+def _sequential_adjoint(a, h, h0, reset, g, g_last, *, reverse):
+    decay, constant = planes(a), _is_constant(a, g)
 
     def step(carry, inputs):
         # carry is what flows into step t from its future: a_{t+1} lambda_{t+1}, already cut by resets.
-        g_t, a_t, h_tm1, reset_t = inputs
-        adjoint = _add(g_t, carry)
-        da = tuple(_keep(reset_t, p) for p in _times(adjoint, h_tm1))
-        carry = _times(tuple(p[0] for p in decay) if constant else a_t, adjoint)
+        g_t, a_t, before_t, reset_t = inputs
+        adjoint = add(g_t, carry)
+        da = tuple(_keep(reset_t, p) for p in times(adjoint, before_t))
+        carry = times(tuple(p[0] for p in decay) if constant else a_t, adjoint)
         return tuple(_keep(reset_t, p) for p in carry), (adjoint, da)
 
-    xs = (_planes(g), None if constant else decay, _planes(h_tm1), reset)
-    dh0, (adjoint, da) = lax.scan(step, _planes(g_last), xs, reverse=True)
-    return _join(adjoint), _join(da), _join(dh0)
+    xs = (planes(g), None if constant else decay, planes(_before(h, h0, reverse)), reset)
+    dh0, (adjoint, da) = lax.scan(step, planes(g_last), xs, reverse=not reverse)
+    return _summed(join(da), a, g), join(adjoint), join(dh0)
 
 
-def _associative(a: Array, b: Array, h0: Array, reset: Array | None) -> tuple[Array, Array]:
+def _associative(a: Array, b: Array, h0: Array, reset: Array | None, *, reverse: bool) -> tuple[Array, Array]:
     """The recurrence as an associative scan of log T depth, for devices with lanes to spare."""
+    if reverse:
+        cut = None if reset is None else jnp.flip(reset, 0)
+        h, h_last = _associative(jnp.flip(a, 0), jnp.flip(b, 0), h0, cut, reverse=False)
+        return jnp.flip(h, 0), h_last
 
     def combine(left, right):
         a_l, b_l, cut_l = left
@@ -196,15 +235,19 @@ def _associative(a: Array, b: Array, h0: Array, reset: Array | None) -> tuple[Ar
     return h[1:].astype(b.dtype), h[-1]
 
 
-def _associative_adjoint(a, h_tm1, reset, g, g_last):
+def _associative_adjoint(a, h, h0, reset, g, g_last, *, reverse):
+    if reverse:
+        a, h, g = jnp.flip(a, 0), jnp.flip(h, 0), jnp.flip(g, 0)
+        reset = None if reset is None else jnp.flip(reset, 0)
+        da, adjoint, dh0 = _associative_adjoint(a, h, h0, reset, g, g_last, reverse=False)
+        return jnp.flip(da, 0), jnp.flip(adjoint, 0), dh0
     cut = jnp.zeros(g.shape[:2], bool) if reset is None else reset
     g = g.astype(g_last.dtype)  # as wide as the carry, like the sequential path
     # One step later in time: g_last stands where a future would, and step t receives a_{t+1} lambda_{t+1} unless cut.
     decay = jnp.broadcast_to(a, g.shape).astype(g.dtype)
     later = jnp.concatenate([decay, jnp.ones_like(decay[:1])])[1:]
     later_cut = jnp.concatenate([cut, jnp.zeros_like(cut[:1])])[1:]
-    adjoint, _ = _associative(jnp.flip(later, 0), jnp.flip(g, 0), g_last, jnp.flip(later_cut, 0))
-    adjoint = jnp.flip(adjoint, 0)
-    da = jnp.where(cut[..., None], 0, adjoint * h_tm1)
-    flow = jnp.concatenate([jnp.where(cut[..., None], 0, decay * adjoint), g_last[None]])
-    return adjoint, da, flow[0]
+    adjoint, _ = _associative(later, g, g_last, later_cut, reverse=True)
+    da = jnp.where(cut[..., None], 0, adjoint * _before(h, h0, reverse=False))
+    flow = jnp.where(cut[0, :, None], 0, decay[0] * adjoint[0])
+    return _summed(da, a, g), adjoint, flow

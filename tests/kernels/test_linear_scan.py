@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import sys
 import types
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cores.numeric import assert_close, assert_finite, exact, finite_differences, normal, weighted_sum
+from cuda import lowered_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -32,17 +34,17 @@ def off_cpu():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.lax = types.SimpleNamespace(**vars(lax))  # pyright: ignore[reportAttributeAccessIssue]
-    module.lax.platform_dependent = lambda *args, cpu, default: default(*args)
+    module.lax.platform_dependent = lambda *args, default, **others: default(*args)
     return module.linear_scan
 
 
 def call(path, *args, **kwargs):
     if path == "associative":
-        return off_cpu()(*args, **kwargs)
+        return off_cpu()(*args, **kwargs, backend="xla")
     return linear_scan(*args, **kwargs, backend=path)
 
 
-every_path = pytest.mark.parametrize("path", ["reference", "xla", "associative"])
+every_path = pytest.mark.parametrize("path", ["reference", "xla", "associative", "interpret"])
 
 
 def naive(a, b, h0, reset, reverse=False):
@@ -184,20 +186,70 @@ def test_vmap_equals_a_loop(path):
         assert_close(jax.tree.map(lambda x, i=i: x[i], together), alone, FLOAT32)
 
 
-@pytest.mark.parametrize("constant", [False, True])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
-def test_other_platforms_get_the_parallel_scan(constant, dtype):
+def lowered(dtype, constant, reverse, platform, backend="auto"):
+    """The programs of values and of gradients for `platform`, with resets."""
     a, b = jnp.ones((N,) if constant else (T, B, N), dtype), jnp.ones((T, B, N), dtype)
 
     def loss(a, b):
-        h, last = linear_scan(a, b, reset=mixed_resets())
+        h, last = linear_scan(a, b, reset=mixed_resets(), reverse=reverse, backend=backend)
         return jnp.sum(h.real.astype(jnp.float32)) + jnp.sum(last.real)
 
-    for f in (loss, jax.grad(loss, (0, 1))):
-        traced = jax.jit(f).trace(a, b)
-        for platform, loops in (("cpu", True), ("cuda", False), ("tpu", False)):
-            program = traced.lower(lowering_platforms=(platform,)).as_text()
-            assert ("stablehlo.while" in program) is loops, platform
+    return [lowered_for(platform, f, a, b) for f in (loss, jax.grad(loss, (0, 1)))]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
+@pytest.mark.parametrize(("constant", "reverse"), [(False, False), (True, False), (False, True)])
+def test_every_platform_gets_its_fastest(dtype, constant, reverse, monkeypatch):
+    """Triton's compiler takes the kernels on a machine without a GPU too, so that it says here what it cannot lower."""
+    monkeypatch.setattr(sys.modules["memrl.kernels.linear_scan"], "has_platform", lambda platform: True)
+    for platform in ("cpu", "cuda", "tpu"):
+        value, gradient = lowered(dtype, constant, reverse, platform)
+        for program, kernels in ((value, 1), (gradient, 2)):
+            assert ("stablehlo.while" in program) is (platform == "cpu")
+            assert program.count("xla.gpu.triton") == (kernels if platform == "cuda" else 0)
+
+
+def test_a_gpu_runs_one_kernel_for_all_of_a_vmap():
+    def scans(a):
+        return jax.vmap(lambda a: linear_scan(a, a, backend="pallas")[0])(a).sum()
+
+    program = lowered_for("cuda", scans, jnp.ones((5, T, B, N)))
+    assert program.count("xla.gpu.triton") == 1
+
+
+def test_pallas_is_refused_where_there_is_no_gpu():
+    a = jnp.ones((T, B, N))
+    assert all("xla.gpu.triton" in program for program in lowered(jnp.float32, False, False, "cuda", "pallas"))
+    message = "linear_scan: backend is 'pallas', which needs cuda; this program is for cpu, expected 'auto' or 'xla'"
+    for run in (linear_scan, jax.jit(linear_scan, static_argnames="backend")):
+        with pytest.raises(MemrlError) as error:
+            run(a, a, backend="pallas")
+        assert str(error.value) == message
+
+
+@pytest.mark.parametrize("shape", [(9, 3, 130), (20, 5, 40), (8, 130, 1)])
+def test_tiles_hang_over_every_edge(shape):
+    """More lanes than a tile in each direction, none a multiple of it, and steps that are no multiple of the unroll."""
+    a, b, h0, weights = problem(kinds=KINDS[1], shape=shape)
+    reset = np.random.default_rng(1).random(shape[:2]) < 0.1
+    for reverse in (False, True):
+        expected = values_and_gradients(a, b, h0, reset, weights, path="reference", reverse=reverse)
+        actual = values_and_gradients(a, b, h0, reset, weights, path="interpret", reverse=reverse)
+        assert_close(actual, expected, FLOAT32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")
+@pytest.mark.parametrize("kinds", KINDS)
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("shape", [(T, B, N), (129, 5, 200), (1, 1, 1)])
+def test_the_compiled_kernel_equals_the_reference(shape, constant, kinds):
+    a, b, h0, weights = problem(kinds=kinds, constant=constant, shape=shape)
+    reset = np.random.default_rng(1).random(shape[:2]) < 0.1
+    for reverse in (False, True):
+        expected = values_and_gradients(a, b, h0, reset, weights, path="reference", reverse=reverse)
+        actual = values_and_gradients(a, b, h0, reset, weights, path="pallas", reverse=reverse)
+        assert_close(actual, expected, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +265,6 @@ def test_other_platforms_get_the_parallel_scan(constant, dtype):
         ({"reset": np.zeros((T, B), np.int32)}, "reset is int32[7, 2]"),
         ({"reset": np.zeros((B, T), bool)}, "reset is bool[2, 7]"),
         ({"backend": "xls"}, "unknown backend of linear_scan 'xls': did you mean 'xla'?"),
-        ({"backend": "pallas"}, "backend 'pallas' is not built"),
     ],
     ids=str,
 )
