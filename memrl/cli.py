@@ -1,4 +1,4 @@
-"""The `memrl` command: train, eval, play, list."""
+"""The `memrl` command: train, eval, play, bench, list."""
 
 import contextlib
 import dataclasses
@@ -32,6 +32,7 @@ usage: memrl COMMAND ...
   memrl train CONFIG   train the agent that a config script describes
   memrl eval RUN       evaluate a trained agent on fresh episodes
   memrl play ENV       record an episode as a GIF, with --run RUN a trained agent's
+  memrl bench kernels  measure the kernels on this machine
   memrl list WHAT      the names of all cores, envs or agents
 
 memrl COMMAND --help says more. To begin with: memrl train configs/quickstart.py
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "train": train,
         "eval": evaluate_run,
         "play": play,
+        "bench": bench,
         "list": list_names,
     }
     try:
@@ -262,6 +264,29 @@ def _environment_in(arguments: list[str]) -> str | None:
     """The environment to play, known before the others: it decides which options exist."""
     first = next((a for a in arguments[:1] if not a.startswith("-")), None)
     return next((a for a in arguments if a in list_envs()), first)
+
+
+def bench(arguments: list[str]) -> None:
+    """Measures the kernels on this machine."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Bench:
+        """Measure the kernels beside the ways to do the same without them; compiled programs are not cached."""
+
+        what: tyro.conf.Positional[Literal["kernels"]]
+        """What to measure."""
+        only: tuple[str, ...] = ()
+        """Parts of names of kernels, all when not given."""
+        turns: int = 7
+        """Times that each is measured; the median counts."""
+        out: Path | None = Path("kernels.json")
+        """Where the table goes as JSON; None for nowhere."""
+
+    options = parse(Bench, arguments, prog="memrl bench")
+    check(options.turns >= 1, f"bench: turns is {options.turns}, expected at least 1")
+    from memrl.runner.bench import bench_kernels
+
+    bench_kernels(options.only, options.turns, options.out)
 
 
 def list_names(arguments: list[str]) -> None:

@@ -14,7 +14,7 @@ from jax import lax
 
 from memrl.errors import check
 from memrl.kernels.backends import has_platform, only_on, resolve_backend
-from memrl.kernels.planes import add, join, planes, times
+from memrl.kernels.planes import join, planes
 from memrl.types import Array
 
 
@@ -185,32 +185,31 @@ def _triton_adjoint(a, h, h0, reset, g, g_last, *, reverse, interpret):
 
 def _sequential(a: Array, b: Array, h0: Array, reset: Array | None, *, reverse: bool) -> tuple[Array, Array]:
     """On a CPU one pass over memory beats every parallel scan."""
-    decay, constant = planes(a), _is_constant(a, b)
+    constant = _is_constant(a, b)
 
     def step(h, inputs):
         a_t, b_t, reset_t = inputs
-        h = times(tuple(p[0] for p in decay) if constant else a_t, h)
-        h = add(tuple(_keep(reset_t, p) for p in h), b_t)
-        return h, tuple(p.astype(b_p.dtype) for p, b_p in zip(h, b_t, strict=True))
+        h = _keep(reset_t, (a[0] if constant else a_t).astype(h.dtype) * h) + b_t
+        return h, h.astype(b.dtype)
 
-    h_last, h = lax.scan(step, planes(h0), (None if constant else decay, planes(b), reset), reverse=reverse)
-    return join(h), join(h_last)
+    h_last, h = lax.scan(step, h0, (None if constant else a, b, reset), reverse=reverse)
+    return h, h_last
 
 
 def _sequential_adjoint(a, h, h0, reset, g, g_last, *, reverse):
-    decay, constant = planes(a), _is_constant(a, g)
+    """The scan runs on one core and waits for memory, so that da, which needs no order, is left to all of them."""
+    constant = _is_constant(a, g)
 
-    def step(carry, inputs):
-        # carry is what flows into step t from its future: a_{t+1} lambda_{t+1}, already cut by resets.
-        g_t, a_t, before_t, reset_t = inputs
-        adjoint = add(g_t, carry)
-        da = tuple(_keep(reset_t, p) for p in times(adjoint, before_t))
-        carry = times(tuple(p[0] for p in decay) if constant else a_t, adjoint)
-        return tuple(_keep(reset_t, p) for p in carry), (adjoint, da)
+    def step(flow, inputs):
+        # flow is what step t receives from its future: a_{t+1} lambda_{t+1}, already cut by resets.
+        g_t, a_t, reset_t = inputs
+        adjoint = g_t + flow
+        return _keep(reset_t, (a[0] if constant else a_t).astype(adjoint.dtype) * adjoint), adjoint
 
-    xs = (planes(g), None if constant else decay, planes(_before(h, h0, reverse)), reset)
-    dh0, (adjoint, da) = lax.scan(step, planes(g_last), xs, reverse=not reverse)
-    return _summed(join(da), a, g), join(adjoint), join(dh0)
+    dh0, adjoint = lax.scan(step, g_last, (g, None if constant else a, reset), reverse=not reverse)
+    da = adjoint * _before(h, h0, reverse)
+    da = da if reset is None else jnp.where(reset[..., None], 0, da)
+    return _summed(da, a, g), adjoint, dh0
 
 
 def _associative(a: Array, b: Array, h0: Array, reset: Array | None, *, reverse: bool) -> tuple[Array, Array]:
