@@ -5,6 +5,15 @@ from memrl.kernels.gated_linear_attention import gated_linear_attention
 from memrl.kernels.gru import gru_scan
 from memrl.kernels.linear_scan import linear_scan
 from memrl.kernels.lstm import lstm_scan
+from memrl.kernels.newton import NewtonOptions
 from memrl.kernels.selective_scan import selective_scan
 
-__all__ = ["gated_delta_rule", "gated_linear_attention", "gru_scan", "linear_scan", "lstm_scan", "selective_scan"]
+__all__ = [
+    "NewtonOptions",
+    "gated_delta_rule",
+    "gated_linear_attention",
+    "gru_scan",
+    "linear_scan",
+    "lstm_scan",
+    "selective_scan",
+]

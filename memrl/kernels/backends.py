@@ -10,9 +10,9 @@ from jax.interpreters import batching, mlir
 
 from memrl.errors import MemrlError, check, unknown_name
 
-BACKENDS = ("auto", "reference", "xla", "pallas", "interpret")
-"""Chosen by platform when a program is lowered; the specification; XLA's operations; a Pallas kernel for the GPU; the
-same kernel run by JAX's interpreter, slowly and on any platform, for tests."""
+BACKENDS = ("auto", "reference", "xla", "newton", "pallas", "interpret")
+"""Chosen by platform when a program is lowered; the specification; XLA's operations; parallel in time by iteration; a
+Pallas kernel for the GPU; the same kernel run by JAX's interpreter, slowly and on any platform, for tests."""
 
 
 def resolve_backend(kernel: str, backend: str, available: tuple[str, ...]) -> str:

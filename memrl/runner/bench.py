@@ -172,6 +172,7 @@ def cases(platform: str) -> Iterator[Case]:
     yield _delta_rule(1024, 4, 64)
     yield _selective_scan(1024, 16, 128, 16)
     yield _cell("gru", 128, 8, 256)
+    yield _cell("gru", 1024, 1, 64)
     yield _cell("lstm", 128, 8, 256)
 
 
@@ -322,15 +323,18 @@ def _cell(name: str, T: int, B: int, N: int) -> Case:
     """With the input's projection, as flax's cell has it; flax's knows no resets."""
     gates = {"gru": 3, "lstm": 4}[name]
 
-    def ours():
-        def f(w, u, x, reset):
-            z, h0 = x @ w, jnp.zeros((B, N))
-            if name == "gru":
-                return kernels.gru_scan(z, u, h0, reset)[0]
-            return kernels.lstm_scan(z, u, h0, h0, reset)[0]
+    def ours(backend: str) -> Contender:
+        def make():
+            def f(w, u, x, reset):
+                z, h0 = x @ w, jnp.zeros((B, N))
+                if name == "gru":
+                    return kernels.gru_scan(z, u, h0, reset, backend=backend)[0]
+                return kernels.lstm_scan(z, u, h0, h0, reset, backend=backend)[0]
 
-        w, u = (_normal(seed, N, gates * N) / N**0.5 for seed in (0, 1))
-        return _with_gradients(f, 3), (w, u, _normal(2, T, B, N), _resets(T, B))
+            w, u = (_normal(seed, N, gates * N) / N**0.5 for seed in (0, 1))
+            return _with_gradients(f, 3), (w, u, _normal(2, T, B, N), _resets(T, B))
+
+        return make
 
     def flax():
         cell = {"gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}[name](N, N, rngs=nnx.Rngs(0))
@@ -343,7 +347,9 @@ def _cell(name: str, T: int, B: int, N: int) -> Case:
 
         return _with_gradients(f, 2), (parameters, _normal(2, T, B, N), rest)
 
-    contenders: dict[str, Contender] = {OURS: ours, "flax's scanned cell": flax}
+    contenders: dict[str, Contender] = {OURS: ours("auto"), "flax's scanned cell": flax}
+    if name == "gru":
+        contenders["memrl, newton"] = ours("newton")
     return Case(f"{name}_scan layer", f"[{T}, {B}, {N}]", contenders, flops=12 * T * B * gates * N * N)
 
 

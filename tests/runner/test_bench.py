@@ -52,14 +52,15 @@ def test_cells_are_layers_of_the_same_size():
             function, arguments = contender()
             value, _ = jax.eval_shape(function, *arguments)
             shapes.append(value.shape)
-        assert shapes == [(5, 2, 4), (5, 2, 4)]
+        assert set(shapes) == {(5, 2, 4)}
+        assert len(shapes) >= 2
 
 
 def test_every_case_of_every_platform_can_be_made():
     names = {case.name.split()[0] for platform in ("cpu", "gpu") for case in bench.cases(platform)}
     kinds = {"linear_scan", "gated_linear_attention", "gated_delta_rule", "selective_scan", "gru_scan", "lstm_scan"}
     assert names == kinds
-    assert names == set(kernels.__all__)
+    assert names == set(kernels.__all__) - {"NewtonOptions"}
 
 
 @pytest.mark.usefixtures("quick")
