@@ -1,6 +1,7 @@
 """Recurrences parallel in time: equal to the loop where the iteration converges, and else the loop itself."""
 
 import functools
+import sys
 from typing import Any
 
 import jax
@@ -29,8 +30,8 @@ class TestGRUByNewton(CellChecks):
 
 def gru_problem(T: int, B: int, N: int, scale: float) -> Any:
     rng = np.random.default_rng(0)
-    gates, kernel = normal(rng, (T, B, 3 * N)), scale * normal(rng, (N, 3 * N)) / np.sqrt(N)
-    return gates, kernel, normal(rng, (B, N)), rng.random((T, B)) < 0.02
+    gates, kernel = normal(rng, (T, B, 3 * N)), np.float32(scale / np.sqrt(N)) * normal(rng, (N, 3 * N))
+    return *map(jnp.asarray, (gates, kernel, normal(rng, (B, N)))), rng.random((T, B)) < 0.02
 
 
 def gradients(backend: str, options: NewtonOptions, arguments: Any) -> Any:
@@ -58,6 +59,16 @@ def test_what_does_not_converge_is_computed_step_by_step(scale):
     (_, h), actual = gradients("newton", NewtonOptions(iterations=2), arguments)
     assert_close(h, expected, 1e-6)
     assert_close(actual, expected_gradients, 1e-5)
+
+
+def test_the_diagonal_is_that_of_the_jacobian():
+    """A wrong one converges too, later."""
+    gates, kernel, h0, _ = gru_problem(1, 1, 5, 1.0)
+    module = sys.modules["memrl.kernels.gru"]
+    jacobian = jax.jacobian(lambda h: gru_scan(gates, kernel, h, backend="reference")[1])(h0)[0, :, 0, :]
+    saved = module._cell(gates, kernel, h0[None])[1:]
+    diagonal = module._jacobian_diagonal(module._diagonals(kernel, jnp.float32), h0[None], *saved)
+    assert_close(diagonal[0, 0], np.diagonal(jacobian), 1e-6)
 
 
 def cubic(T: int) -> Any:
