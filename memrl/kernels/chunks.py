@@ -66,27 +66,34 @@ def decays(cumulative: Array, pairs: Array) -> Array:
 Kernel = Callable[..., tuple[Array, Array]]
 
 
-def quarantined(kernel: Kernel, sequences: Sequence[Array], s0: Array, reset: Array) -> tuple[Array, Array]:
-    """`kernel(*sequences, s0, reset)` on finite values, its results NaN where values that were not finite reach.
+def quarantined(kernel: Kernel, q: Array, written: Sequence[Array], s0: Array, reset: Array) -> tuple[Array, Array]:
+    """`kernel(q, *written, s0, reset)` on finite values, its results NaN where values that were not finite reach.
 
     Args:
         kernel: returns outputs [T, B, H, V] and a state like s0.
-        sequences: arrays [T, B, H or 1, ...].
+        q: what reads the state, [T, B, H, K]; it reaches its own step alone.
+        written: what changes the state, arrays [T, B, H or 1, ...].
         s0: [B, H, K, V].
         reset: [T, B] bool.
     """
-    bad = [~jnp.isfinite(x).reshape(*x.shape[:3], -1).all(-1) for x in sequences]  # [T, B, H]
+    bad_q, *bad = (~jnp.isfinite(x).reshape(*x.shape[:3], -1).all(-1) for x in (q, *written))  # [T, B, H]
     bad_state = ~jnp.isfinite(s0).all((2, 3))  # [B, H]
     bad_step = jnp.any(jnp.stack(jnp.broadcast_arrays(*bad)), 0)
-    clean = [jnp.where(b.reshape(*b.shape, *(1,) * (x.ndim - 3)), 0, x) for x, b in zip(sequences, bad, strict=True)]
-    o, s_last = kernel(*clean, jnp.where(bad_state[..., None, None], 0, s0), reset)
+    clean = [_zero_where(b, x) for b, x in zip((bad_q, *bad), (q, *written), strict=True)]
+    o, s_last = kernel(*clean, _zero_where(bad_state, s0), reset)
 
     # How many bad values came before, counted from the last reset on.
     count = jnp.cumsum(bad_step, 0, dtype=jnp.int32)
     before = lax.cummax(jnp.where(reset[..., None], count - bad_step, -bad_state.astype(jnp.int32)), axis=0)
     reached = count > before
     reached_last = jnp.concatenate([bad_state[None], reached])[-1]
-    return jnp.where(reached[..., None], jnp.nan, o), jnp.where(reached_last[..., None, None], jnp.nan, s_last)
+    o = jnp.where((reached | bad_q)[..., None], jnp.nan, o)
+    return o, jnp.where(reached_last[..., None, None], jnp.nan, s_last)
+
+
+def _zero_where(condition: Array, x: Array) -> Array:
+    """`x`, zero where `condition`, which has its first axes."""
+    return jnp.where(condition.reshape(*condition.shape, *(1,) * (x.ndim - condition.ndim)), 0, x)
 
 
 def check_sequences(name: str, q: Array, k: Array, v: Array, s0: Array | None, reset: Array | None) -> None:

@@ -82,7 +82,7 @@ def gated_linear_attention(
     else:
         log_decay = jnp.maximum(log_decay, SMALLEST_LOG_DECAY)
         kernel = partial(_chunked, chunk_size=min(chunk_size, T))
-        o, s_last = quarantined(kernel, (q, k, v, log_decay), s0, reset)
+        o, s_last = quarantined(kernel, q, (k, v, log_decay), s0, reset)
     return o.astype(dtype), s_last
 
 

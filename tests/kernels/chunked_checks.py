@@ -146,6 +146,17 @@ class ChunkedChecks:
         assert np.isnan(np.asarray(s_last)).all()
 
     @every_backend
+    def test_a_query_that_is_not_finite_reaches_its_own_step_alone(self, backend):
+        sequences, s0, weights = self.problem()
+        clean, _ = self.run(sequences, s0, weights, NONE, backend=backend, chunk_size=3)
+        sequences["q"] = sequences["q"].copy()
+        sequences["q"][1] = np.inf
+        (o, s_last), _ = self.run(sequences, s0, weights, NONE, backend=backend, chunk_size=3)
+        others = np.arange(T) != 1
+        assert not np.isfinite(np.asarray(o[1])).any()
+        assert_close((o[others], s_last), (clean[0][others], clean[1]), 1e-7)
+
+    @every_backend
     def test_a_state_that_is_not_finite_is_seen_until_a_reset(self, backend):
         sequences, s0, weights = self.problem()
         reset = NONE.copy()
