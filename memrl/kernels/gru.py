@@ -4,8 +4,8 @@ The input projection of all steps is one product before the scan, so it arrives 
 the scan returns the gradient of each step's pre-activations, and the recurrent weight's gradient is one product after
 it: on 2 CPU cores this halves the time of the scan that automatic differentiation builds.
 
-`backend="newton"` computes all steps at once, again and again until they agree: see `memrl.kernels.newton`. It pays
-where a step leaves the device idle (few environments, long sequences, a GPU) and the recurrence contracts.
+`backend="newton"` computes all steps at once, again and again until they agree: see `memrl.kernels.newton`. On a CPU
+it does not pay (`memrl bench kernels`); on a GPU it has not been timed.
 """
 
 from typing import Any

@@ -18,6 +18,7 @@ from jax.experimental.pallas import triton
 from memrl.kernels.planes import Planes, add, times
 from memrl.types import Array
 
+# Not tuned on a card yet.
 LANES = 128  # of a tile: rows of the batch times state channels, both powers of two
 UNROLL = 8  # steps
 NUM_WARPS = 4

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from memrl import kernels
+from memrl.errors import check
 from memrl.types import Array
 
 Contender = Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]  # makes a function and its arguments
@@ -60,15 +61,22 @@ class Row:
 
 def bench_kernels(only: tuple[str, ...], turns: int, out: Path | None) -> list[Row]:
     """Measures the cases whose name contains one of `only` (all when empty), prints a table and writes it to `out`."""
+    if out is not None:
+        check(
+            out.parent.is_dir() and not out.is_dir(),
+            f"bench: out is {str(out)!r}, expected a file in a folder that exists",
+        )
+    device = jax.devices()[0]
+    every = list(cases(device.platform))
+    chosen = [case for case in every if not only or any(part in case.name for part in only)]
+    names = sorted({case.name.split()[0] for case in every})
+    check(chosen != [], f"bench: only is {', '.join(only)}, expected parts of {', '.join(names)}")
     console = Console()
     _keep_memory()
     copy = _copy_bandwidth(turns)
-    device = jax.devices()[0]
     console.print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}, copies at {copy / 1e9:.1f} GB/s")
     rows: list[Row] = []
-    for case in cases(device.platform):
-        if only and not any(part in case.name for part in only):
-            continue
+    for case in chosen:
         measured, absent = measure(case, turns, copy)
         rows += measured
         for name, reason in absent.items():

@@ -106,6 +106,11 @@ def test_ours_is_not_left_out():
     [
         (["cores"], "cores"),
         (["kernels", "--turns", "0"], "bench: turns is 0, expected at least 1"),
+        (
+            ["kernels", "--only", "sort"],
+            "bench: only is sort, expected parts of gated_delta_rule",
+        ),
+        (["kernels", "--out", "nowhere/k.json"], "bench: out is 'nowhere/k.json', expected a file in a folder"),
         (["kernels", "--tuns", "3"], "did you mean '--turns'?"),
     ],
 )
