@@ -1,9 +1,11 @@
 """The names of back ends, which of them a kernel has, and which of them a platform has."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+from jax import lax
 from jax.extend.backend import backends
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
@@ -27,6 +29,31 @@ def resolve_backend(kernel: str, backend: str, available: tuple[str, ...]) -> st
         backend = "xla"
     check(backend in available, f"{kernel}: backend {backend!r} is not built, expected one of {list(available)}")
     return backend
+
+
+def by_platform(
+    kernel: str, backend: str, *, cpu: Callable, cuda: Callable, other: Callable | None = None
+) -> Callable[..., Any]:
+    """Which implementation of `kernel` runs for `backend`; with "auto" known only when a program is lowered.
+
+    Args:
+        kernel: the function the user called.
+        backend: "auto", "xla", "pallas" or "interpret".
+        cpu: XLA's operations as a CPU likes them best; takes arrays (or None) and returns arrays.
+        cuda: the same by a Pallas kernel; takes the keyword `interpret` besides.
+        other: XLA's operations for other platforms; `cpu` when not given.
+    """
+    other = cpu if other is None else other
+    match backend:
+        case "interpret":
+            return partial(cuda, interpret=True)
+        case "pallas":
+            compiled = partial(cuda, interpret=False)
+            return lambda x, *rest: compiled(only_on("cuda", x, kernel=kernel, backend="pallas"), *rest)
+        case "auto" if has_platform("cuda"):
+            compiled = partial(cuda, interpret=False)
+            return lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, cuda=compiled, default=other)
+    return cpu if other is cpu else lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, default=other)
 
 
 def has_platform(platform: str) -> bool:

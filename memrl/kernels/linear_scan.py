@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from memrl.errors import check
-from memrl.kernels.backends import has_platform, only_on, resolve_backend
+from memrl.kernels.backends import by_platform, resolve_backend
 from memrl.kernels.planes import join, planes
 from memrl.types import Array
 
@@ -104,7 +104,7 @@ def _reference(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool
 
 
 def _by_backend(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool, backend: str) -> tuple[Array, Array]:
-    return _by_platform(_sequential, _triton, _associative, backend=backend, reverse=reverse)(a, b, h0, reset)
+    return _run(_sequential, _triton, _associative, reverse, backend)(a, b, h0, reset)
 
 
 _scan: Any = jax.custom_vjp(_by_backend, nondiff_argnums=(4, 5))
@@ -119,25 +119,15 @@ def _scan_backward(reverse, backend, residuals, cotangents):
     a, h, h0, reset = residuals
     g, g_last = cotangents
     paths = (_typed(path) for path in (_sequential_adjoint, _triton_adjoint, _associative_adjoint))
-    run = _by_platform(*paths, backend=backend, reverse=reverse)
-    return (*run(a, h, h0, reset, g, g_last), None)
+    return (*_run(*paths, reverse, backend)(a, h, h0, reset, g, g_last), None)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _by_platform(cpu: Callable, gpu: Callable, other: Callable, backend: str, reverse: bool) -> Callable:
-    """Which of three implementations runs: known only when the program is lowered."""
-    cpu, other = partial(cpu, reverse=reverse), partial(other, reverse=reverse)
-    compiled = partial(gpu, reverse=reverse, interpret=False)
-    match backend:
-        case "interpret":
-            return partial(gpu, reverse=reverse, interpret=True)
-        case "pallas":
-            return lambda a, *rest: compiled(only_on("cuda", a, kernel="linear_scan", backend="pallas"), *rest)
-        case "auto" if has_platform("cuda"):
-            return lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, cuda=compiled, default=other)
-    return lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, default=other)
+def _run(cpu: Callable, cuda: Callable, other: Callable, reverse: bool, backend: str) -> Callable:
+    cpu, cuda, other = (partial(path, reverse=reverse) for path in (cpu, cuda, other))
+    return by_platform("linear_scan", backend, cpu=cpu, cuda=cuda, other=other)
 
 
 def _typed(adjoint: Callable) -> Callable:
