@@ -175,31 +175,53 @@ def _triton_adjoint(a, h, h0, reset, g, g_last, *, reverse, interpret):
 
 def _sequential(a: Array, b: Array, h0: Array, reset: Array | None, *, reverse: bool) -> tuple[Array, Array]:
     """On a CPU one pass over memory beats every parallel scan."""
-    constant = _is_constant(a, b)
-
-    def step(h, inputs):
-        a_t, b_t, reset_t = inputs
-        h = _keep(reset_t, (a[0] if constant else a_t).astype(h.dtype) * h) + b_t
-        return h, h.astype(b.dtype)
-
-    h_last, h = lax.scan(step, h0, (None if constant else a, b, reset), reverse=reverse)
-    return h, h_last
+    steps = range(len(b))
+    h_last, h = _overwrite(b, h0, steps[::-1] if reverse else steps, _flow(a, reset, h0.dtype))
+    return h.astype(b.dtype), h_last
 
 
 def _sequential_adjoint(a, h, h0, reset, g, g_last, *, reverse):
-    """The scan runs on one core and waits for memory, so that da, which needs no order, is left to all of them."""
-    constant = _is_constant(a, g)
-
-    def step(flow, inputs):
-        # flow is what step t receives from its future: a_{t+1} lambda_{t+1}, already cut by resets.
-        g_t, a_t, reset_t = inputs
-        adjoint = g_t + flow
-        return _keep(reset_t, (a[0] if constant else a_t).astype(adjoint.dtype) * adjoint), adjoint
-
-    dh0, adjoint = lax.scan(step, g_last, (g, None if constant else a, reset), reverse=not reverse)
+    """The scan runs on one core, so that da, which needs no order, is left to all of them."""
+    steps, later = range(len(g)), -1 if reverse else 1
+    steps = steps if reverse else steps[::-1]
+    flow = _flow(a, reset, g_last.dtype)
+    last = g[steps[0]] + g_last
+    g = lax.dynamic_update_index_in_dim(g.astype(last.dtype), last, steps[0], 0)
+    first, adjoint = _overwrite(g, last, steps[1:], lambda t, adjoint: flow(t + later, adjoint))
     da = adjoint * _before(h, h0, reverse)
     da = da if reset is None else jnp.where(reset[..., None], 0, da)
-    return _summed(da, a, g), adjoint, dh0
+    return _summed(da, a, g), adjoint, flow(steps[-1], first)
+
+
+def _flow(a: Array, reset: Array | None, dtype: Any) -> Callable[[Any, Array], Array]:
+    """The function of t and h [B, N] that is a_t h, or 0 in the rows that reset before step t."""
+
+    def flow(t, h):
+        a_t = _at(a, t if len(a) > 1 else 0).astype(dtype)
+        return _keep(None if reset is None else _at(reset, t), a_t * h)
+
+    return flow
+
+
+def _overwrite(b: Array, h: Array, steps: range, flow: Callable) -> tuple[Array, Array]:
+    """h <- flow(t, h) + b_t for t in `steps`, each state in the place of its b_t; the last state and all of them.
+
+    The place of b, which is seldom needed afterwards (where it is, XLA copies it first), costs nothing: XLA fills a new
+    array with zeros before a loop writes it. What is written is what is carried: where one had to be computed from the
+    other, or from b_t again, XLA would copy all of b at every step, as it does to update an array of bfloat16.
+    """
+
+    def step(i, carry):
+        h, written = carry
+        t = steps.start + i * steps.step
+        h = flow(t, h) + _at(written, t)
+        return h, lax.dynamic_update_index_in_dim(written, h, t, 0)
+
+    return lax.fori_loop(0, len(steps), step, (h, b.astype(h.dtype)))
+
+
+def _at(x: Array, t: Any) -> Array:
+    return lax.dynamic_index_in_dim(x, t, 0, keepdims=False)
 
 
 def _associative(a: Array, b: Array, h0: Array, reset: Array | None, *, reverse: bool) -> tuple[Array, Array]:

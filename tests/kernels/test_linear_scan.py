@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import re
 import types
 from typing import Any
 
@@ -206,6 +207,23 @@ def test_every_platform_gets_its_fastest(dtype, constant, reverse, monkeypatch):
         for program, kernels in ((value, 1), (gradient, 2)):
             assert ("stablehlo.while" in program) is (platform == "cpu")
             assert program.count("xla.gpu.triton") == (kernels if platform == "cuda" else 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_no_step_on_a_cpu_touches_the_whole_array(dtype, reverse):
+    """XLA copies or converts all of an array at every step where it cannot update it in place: T times the traffic."""
+    a = jnp.ones((T, B, N), dtype)
+
+    def loss(a, b):
+        h, last = linear_scan(a, 2 * b, reset=mixed_resets(), reverse=reverse, backend="xla")
+        return jnp.sum(jnp.abs(h).astype(jnp.float32) ** 2) + jnp.sum(last.real)
+
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(a, a).compile().as_text()
+    loops = program[: program.index("\nENTRY")]
+    assert loops.count("dynamic-update-slice(") >= 2  # forward and backward
+    assert not re.findall(rf"\[{T},{B},{N}\]\S* (?:copy|convert)\(.*while/body", loops)
+    assert not re.findall(rf"bf16\[{T},{B},{N}\]\S* dynamic-update-slice\(", loops)
 
 
 def test_a_gpu_runs_one_kernel_for_all_of_a_vmap():
