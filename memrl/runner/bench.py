@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from memrl.types import Array
 
 Contender = Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]  # makes a function and its arguments
 OURS = "memrl"
+AT_LEAST = 0.02  # seconds of calls in a turn
+COPIED = 2**24  # floats: 64 MB
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Case:
     contenders: dict[str, Contender]
     bytes: float | None = None
     flops: float | None = None
+    overwritten: tuple[int, ...] = ()
+    """Arguments that a CPU may write over, as a program may that has no further use for them; copied before the clock
+    starts. (Elsewhere no contender makes use of it.)"""
 
 
 @dataclass
@@ -72,26 +76,31 @@ def bench_kernels(only: tuple[str, ...], turns: int, out: Path | None) -> list[R
     names = sorted({case.name.split()[0] for case in every})
     check(chosen != [], f"bench: only is {', '.join(only)}, expected parts of {', '.join(names)}")
     console = Console()
+    console.print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}")
     _keep_memory()
-    copy = _copy_bandwidth(turns)
-    console.print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}, copies at {copy / 1e9:.1f} GB/s")
     rows: list[Row] = []
+    copies = []
     for case in chosen:
-        measured, absent = measure(case, turns, copy)
+        measured, copy, absent = measure(case, turns)
         rows += measured
+        copies.append(copy)
         for name, reason in absent.items():
             console.print(f"{case.name} {case.size}: {name} is left out ({reason})")
     console.print(_table(rows))
+    copy = statistics.median(copies) / 1e9
+    console.print(f"copies at {copy:.1f} GB/s, timed in turns with the rest")
     if out is not None:
         versions = {name: importlib.metadata.version(name) for name in ("memrl", "jax", "jaxlib", "flax")}
-        record = {"device": device.device_kind, "versions": versions, "copy_gigabytes_per_second": copy / 1e9}
+        record = {"device": device.device_kind, "versions": versions, "copy_gigabytes_per_second": copy}
         out.write_text(json.dumps({**record, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
     return rows
 
 
-def measure(case: Case, turns: int, copy: float) -> tuple[list[Row], dict[str, str]]:
-    """A row for each contender, and why others are absent."""
-    ready, compiling, absent = {}, {}, {}
+def measure(case: Case, turns: int) -> tuple[list[Row], float, dict[str, str]]:
+    """A row for each contender, the bytes per second of a copy at the same time, and why others are absent."""
+    x = jnp.ones(COPIED)
+    copy = _Program(lambda x: x + 1, (x,))
+    programs, absent = {}, {}
     for name, make in case.contenders.items():
         try:
             function, arguments = make()
@@ -100,16 +109,15 @@ def measure(case: Case, turns: int, copy: float) -> tuple[list[Row], dict[str, s
                 raise
             absent[name] = " ".join(f"{type(error).__name__}: {error}".split())
             continue
-        start = time.perf_counter()
-        compiled = jax.jit(function).lower(*arguments).compile()
-        compiling[name] = time.perf_counter() - start
-        ready[name] = partial(compiled, *arguments)
-    calls = {name: _calls_for(run) for name, run in ready.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in ready}
+        programs[name] = _Program(function, arguments, case.overwritten)
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    copying = []
     for _ in range(turns):
-        for name, run in ready.items():
-            seconds[name].append(_time(run, calls[name]))
+        copying.append(copy.seconds())
+        for name, program in programs.items():
+            seconds[name].append(program.seconds())
     medians = {name: statistics.median(times) for name, times in seconds.items()}
+    bandwidth = 2 * x.nbytes / statistics.median(copying)
     rows = []
     for name, median in medians.items():
         speed = case.bytes / median if case.bytes else None
@@ -119,31 +127,47 @@ def measure(case: Case, turns: int, copy: float) -> tuple[list[Row], dict[str, s
                 case.size,
                 name,
                 median * 1e3,
-                compiling[name],
+                programs[name].compile_seconds,
                 speed / 1e9 if speed else None,
-                speed / copy if speed else None,
+                speed / bandwidth if speed else None,
                 case.flops / median / 1e9 if case.flops else None,
                 median / medians[OURS],
             )
         )
-    return rows, absent
+    return rows, bandwidth, absent
 
 
-def _time(run: Callable[[], Any], calls: int) -> float:
-    """Seconds of a call; on a GPU calls queue, so that launching them costs nothing, elsewhere memory is used again."""
-    queue = jax.default_backend() == "gpu"
-    start = time.perf_counter()
-    for call in range(calls):
-        result = run()
-        if call == calls - 1 or not queue:
-            jax.block_until_ready(result)
-        del result
-    return (time.perf_counter() - start) / calls
+class _Program:
+    """A compiled function with its arguments, to be timed."""
 
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], overwritten: tuple[int, ...] = ()):
+        # On a GPU calls queue, so that launching them costs nothing; elsewhere their memory is used again.
+        self.queue = jax.default_backend() == "gpu"
+        self.overwritten = () if self.queue else overwritten
+        self.arguments = arguments
+        start = time.perf_counter()
+        self.compiled = jax.jit(function, donate_argnums=self.overwritten).lower(*arguments).compile()
+        self.compile_seconds = time.perf_counter() - start
+        self._time(1)
+        self.calls = max(1, round(AT_LEAST / self._time(1)))
 
-def _calls_for(run: Callable[[], Any], at_least: float = 0.02) -> int:
-    jax.block_until_ready(run())
-    return max(1, round(at_least / _time(run, 1)))
+    def seconds(self) -> float:
+        """Of a call."""
+        return self._time(self.calls)
+
+    def _time(self, calls: int) -> float:
+        arguments = [self._fresh() for _ in range(calls)]
+        start = time.perf_counter()
+        for call in range(calls):
+            result = self.compiled(*arguments[call])
+            if call == calls - 1 or not self.queue:
+                jax.block_until_ready(result)
+            del result
+        return (time.perf_counter() - start) / calls
+
+    def _fresh(self) -> tuple[Any, ...]:
+        copied = (jnp.copy(x) if i in self.overwritten else x for i, x in enumerate(self.arguments))
+        return jax.block_until_ready(tuple(copied))
 
 
 def _keep_memory() -> None:
@@ -155,14 +179,6 @@ def _keep_memory() -> None:
         mallopt(top_pad, 2**26)
         mallopt(mmap_max, 0)
         mallopt(arena_max, 1)
-
-
-def _copy_bandwidth(turns: int) -> float:
-    """Bytes per second of reading an array and writing one."""
-    x = jnp.ones(2**24, jnp.float32)  # 64 MB
-    run = partial(jax.jit(lambda x: x + 1), x)
-    calls = _calls_for(run)
-    return 2 * x.nbytes / statistics.median(_time(run, calls) for _ in range(turns))
 
 
 def cases(platform: str) -> Iterator[Case]:
@@ -239,6 +255,7 @@ def _linear_scan(T: int, B: int, N: int, dtype: Any, *, backward: bool) -> Case:
             "recurrentgemma": recurrentgemma,
         },
         bytes=arrays * T * B * N * jnp.dtype(dtype).itemsize,
+        overwritten=(1,),  # a layer computes b for the scan, and for nothing else
     )
 
 
