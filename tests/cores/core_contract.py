@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cores.core_references import Reference
 from cores.numeric import assert_close, assert_finite, exact, normal, weighted_sum
-from cores.references import Reference
 from flax import nnx
 from jax import lax
 from jaxprs import equations

@@ -4,27 +4,32 @@ import functools
 
 import pytest
 from cores.core_contract import Case, CoreContract, D, assert_equals_reference, every_pattern
-from cores.references import PERIODS, REFERENCES, VARIANTS
+from cores.core_references import FOLDER, reference_of
 
 from memrl import core_config, list_cores, make_core
 
-CASES = [(name, i) for name in list_cores() for i in range(1 + len(VARIANTS.get(name, [])))]
+CASES = [
+    pytest.param((name, i), id=f"{name}-{i}", marks=[pytest.mark.slow] if i > 1 else [])
+    for name in list_cores()
+    for i in range(len(reference_of(name).variants))
+]
 
 
 @functools.cache
 def make_case(name: str, variant: int) -> Case:
-    """The core with default hyperparameters (variant 0) or with one of the table's."""
-    changes = [{}, *VARIANTS.get(name, [])][variant]
+    """The core with default hyperparameters (variant 0) or with others that its reference names."""
+    known = reference_of(name)
+    changes = known.variants[variant]
     return Case(
         lambda rngs: make_core(name, D, rngs=rngs, **changes),
         name=name,
         config=core_config(name, **changes),
-        period=PERIODS.get(name, 1),
+        period=known.period,
     )
 
 
 class TestContract(CoreContract):
-    @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+    @pytest.fixture(params=CASES)
     def case(self, request):
         return make_case(*request.param)
 
@@ -34,13 +39,8 @@ class TestContract(CoreContract):
 
     @every_pattern
     def test_equals_the_reference(self, case: Case, resets):
-        assert_equals_reference(case, REFERENCES[case.name], resets)
+        assert_equals_reference(case, reference_of(case.name).reference, resets)
 
 
-@pytest.mark.parametrize("name", list_cores())
-def test_every_core_has_a_reference(name):
-    assert name in REFERENCES, f"write the equations of core {name!r} in tests/cores/references.py"
-
-
-def test_the_tables_know_only_registered_cores():
-    assert {*REFERENCES, *VARIANTS, *PERIODS} <= set(list_cores())
+def test_references_are_of_registered_cores():
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*list_cores(), "common"}

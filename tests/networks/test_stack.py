@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cores.numeric import assert_close, exact, normal
-from cores.references import affine, gelu, sigmoid
+from cores.references.common import affine, gelu, sigmoid
 from flax import nnx
 
 from memrl import MemrlError, StackConfig, core_config, make_core

@@ -1,0 +1,35 @@
+"""Each core once more, as a loop over time in NumPy written from the paper's equations: `cores/references/NAME.py`.
+
+Such a file has a function `reference`: it takes the core's configuration, its parameters by name, a state, `xs`
+[T, B, D] and `resets` [T, B], and gives `ys` and the last state; everything is float64 or complex128. It may also have
+
+    VARIANTS  hyperparameters to test besides the defaults; all but the first among the slow tests
+    PERIOD    steps after which the core's function repeats, where it depends on the position in the sequence (chunks)
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Reference = Callable[[Any, Any, Any, np.ndarray, np.ndarray], tuple[np.ndarray, Any]]
+FOLDER = Path(__file__).parent / "references"
+
+
+class CoreReference(NamedTuple):
+    """What the tests know of a core."""
+
+    reference: Reference
+    variants: tuple[dict[str, Any], ...]  # the defaults, {}, first
+    period: int
+
+
+def reference_of(name: str) -> CoreReference:
+    """The reference of the core called `name`."""
+    path = FOLDER / f"{name}.py"
+    assert path.is_file(), f"write the equations of core {name!r} in {path.relative_to(FOLDER.parents[2])}"
+    module = importlib.import_module(f"cores.references.{name}")
+    return CoreReference(module.reference, ({}, *getattr(module, "VARIANTS", ())), getattr(module, "PERIOD", 1))
