@@ -1,0 +1,56 @@
+"""The short convolution before the recurrence of Mamba, the delta rules and others, with its inputs carried over."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from memrl.types import Array
+
+
+class ShortConvolution(nnx.Module):
+    """y_t = b + sum_{i < width} w_i x_{t-i} in each channel by itself; inputs from before a reset count as zero.
+
+    Its state, [B, width - 1, D] float32, holds the last inputs of the episode, the latest last. Without it a step and
+    an unroll would be different functions.
+    """
+
+    def __init__(self, features: int, width: int, *, use_bias: bool = True, rngs: nnx.Rngs):
+        self.features, self.width = features, width
+        bound = width**-0.5  # torch's Conv1d, with a fan-in of `width`
+        init = jax.nn.initializers.uniform(2 * bound)
+        self.kernel = nnx.Param(init(rngs.params(), (width, features)) - bound)  # tap i, of x_{t-i}
+        self.bias = nnx.Param(jnp.zeros((features,))) if use_bias else None
+
+    def initial_state(self, batch_size: int) -> Array:
+        """Zeros [B, width - 1, D]."""
+        return jnp.zeros((batch_size, self.width - 1, self.features))
+
+    def __call__(self, state: Array, xs: Array, resets: Array) -> tuple[Array, Array]:
+        """T steps: `xs` [T, B, D] and `resets` [T, B] give the last state and `ys` [T, B, D], in the dtype of `xs`."""
+        T, carried = len(xs), self.width - 1
+        before = jnp.swapaxes(state, 0, 1)
+        padded = jnp.concatenate([before, xs.astype(state.dtype)])  # x_t is padded[t + width - 1]
+        age = steps_since_reset(resets, at_most=carried)  # [T, B]
+        kernel = self.kernel[...].astype(xs.dtype)
+        ys = (
+            jnp.zeros_like(xs)
+            if self.bias is None
+            else jnp.broadcast_to(self.bias[...].astype(xs.dtype)[None, None], xs.shape)
+        )
+        for i in range(self.width):
+            tap = padded[carried - i : carried - i + T].astype(xs.dtype)
+            ys = ys + kernel[i][None, None] * jnp.where((i <= age)[..., None], tap, 0)
+        if self.bias is not None:
+            ys = ys + self.bias[...].astype(xs.dtype)[None, None]
+        last = padded[T:]  # [width - 1, B, D], of which what came before the last reset is forgotten
+        ages = jnp.arange(carried - 1, -1, -1)[:, None, None]
+        kept = ages <= age[-1][None, :, None] if T else jnp.ones(last.shape, bool)
+        return jnp.swapaxes(jnp.where(kept, last, 0), 0, 1), ys
+
+
+def steps_since_reset(resets: Array, at_most: int) -> Array:
+    """How many steps each step is away from the last reset, 0 at a reset itself; `at_most` where none came; [T, B]."""
+
+    t = jnp.arange(len(resets))[:, None]
+    last = jax.lax.cummax(jnp.where(resets, t, -at_most), axis=0)
+    return jnp.minimum(t - last, at_most)
