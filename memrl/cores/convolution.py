@@ -32,11 +32,7 @@ class ShortConvolution(nnx.Module):
         padded = jnp.concatenate([before, xs.astype(state.dtype)])  # x_t is padded[t + width - 1]
         age = steps_since_reset(resets, at_most=carried)  # [T, B]
         kernel = self.kernel[...].astype(xs.dtype)
-        ys = (
-            jnp.zeros_like(xs)
-            if self.bias is None
-            else jnp.broadcast_to(self.bias[...].astype(xs.dtype)[None, None], xs.shape)
-        )
+        ys = jnp.zeros_like(xs)
         for i in range(self.width):
             tap = padded[carried - i : carried - i + T].astype(xs.dtype)
             ys = ys + kernel[i][None, None] * jnp.where((i <= age)[..., None], tap, 0)
