@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import jax
 import tyro
+from rich.console import Console
 
 from memrl.agents import list_agents
 from memrl.cores import core_config, list_cores
@@ -24,6 +25,7 @@ from memrl.errors import MemrlError, check, from_host, unknown_name
 from memrl.experiment import Experiment, seed_keys
 from memrl.runner import Interrupted, RunOptions, load_saved, run
 from memrl.runner.evaluation import evaluate, summarise
+from memrl.runner.match import match_width
 from memrl.runner.play import RecordingOptions, play_random, play_run
 
 _USAGE = """\
@@ -168,6 +170,10 @@ def _parse_train(
             str | None,
             tyro.conf.arg(help="Replace the memory core by the one of this name; see `memrl list cores`."),
         ] = None
+        match: Annotated[
+            str | None,
+            tyro.conf.arg(help="Choose the width (network.features): parameters=500k, or state=64KiB per environment."),
+        ] = None
         out: Annotated[Path | None, tyro.conf.arg(help="The run folder. runs/CONFIG-CORE when not given.")] = None
 
     default = Train(script or Path("CONFIG"), experiment, env_type(), RunOptions())
@@ -177,7 +183,10 @@ def _parse_train(
         for name, value in dataclasses.asdict(parsed.env_options).items()
         if name in experiment.env_options or value != defaults[name]
     }
-    return dataclasses.replace(parsed.experiment, env_options=changed), parsed.options, parsed.out
+    experiment = dataclasses.replace(parsed.experiment, env_options=changed)
+    if parsed.match is not None:
+        experiment = match_width(experiment, parsed.match)
+    return experiment, parsed.options, parsed.out
 
 
 def _options_type(env: str, defaults: Mapping[str, Any]) -> type:
@@ -298,9 +307,19 @@ def list_names(arguments: list[str]) -> None:
 
         what: tyro.conf.Positional[Literal["cores", "envs", "agents"]]
         """Which names."""
+        verbose: bool = False
+        """Of cores: parameters, state, cost of a step, and whether time runs in parallel."""
+        features: int = 128
+        """Width D of the cores that --verbose describes."""
 
-    what = parse(List, arguments, prog="memrl list").what
-    names = {"cores": list_cores, "envs": list_envs, "agents": list_agents}[what]()
+    options = parse(List, arguments, prog="memrl list")
+    if options.verbose:
+        check(options.what == "cores", f"list: verbose is given with {options.what}, expected it with cores")
+        from memrl.runner.listing import core_table
+
+        Console().print(core_table(options.features))
+        return
+    names = {"cores": list_cores, "envs": list_envs, "agents": list_agents}[options.what]()
     print("\n".join(names))
 
 

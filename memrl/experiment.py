@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import tyro
+from flax import nnx
 
 from memrl.agents import AGENTS, Agent, AgentConfig, PPOConfig, agent_name
 from memrl.config import Config, from_json
@@ -131,6 +132,15 @@ def assemble(experiment: Experiment) -> Assembly:
     Raises:
         MemrlError: for anything in the experiment that cannot be made.
     """
+    env, env_params = make_environment(experiment)
+    make_network = network_maker(experiment, env, env_params)
+    spec = AGENTS[agent_name(experiment.agent)]
+    agent = spec.agent(env, env_params, make_network, experiment.agent, experiment.num_updates)
+    return Assembly(env, env_params, agent)
+
+
+def make_environment(experiment: Experiment) -> tuple[Any, Any]:
+    """The environment as the agent sees it, and its parameters."""
     env, env_params = make_env(experiment.env, **experiment.env_options)
     if experiment.projection is not None:
         env = RandomProjection(env, experiment.projection, experiment.permute_actions)
@@ -141,14 +151,17 @@ def assemble(experiment: Experiment) -> Assembly:
         env = PreviousStep(
             env, action=network.previous_action, reward=network.previous_reward, start=network.episode_start
         )
+    return env, env_params
+
+
+def network_maker(experiment: Experiment, env: Any, env_params: Any) -> Callable[[nnx.Rngs], ActorCritic]:
+    """The constructor of the experiment's network for an environment."""
     spaces = env.observation_space(env_params), env.action_space(env_params)
 
-    def make_network(rngs) -> ActorCritic:
-        return ActorCritic(*spaces, experiment.cores, network, rngs=rngs)
+    def make_network(rngs: nnx.Rngs) -> ActorCritic:
+        return ActorCritic(*spaces, experiment.cores, experiment.network, rngs=rngs)
 
-    spec = AGENTS[agent_name(experiment.agent)]
-    agent = spec.agent(env, env_params, make_network, experiment.agent, experiment.num_updates)
-    return Assembly(env, env_params, agent)
+    return make_network
 
 
 class TrainResult(NamedTuple):

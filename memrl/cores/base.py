@@ -31,6 +31,7 @@ class MemoryCore(nnx.Module):
     """
 
     features: int  # D
+    parallel: ClassVar[bool]  # whether `unroll` can compute all steps at once, given enough lanes
 
     def initial_state(self, batch_size: int) -> State:
         """The state at the start of an episode: a pytree whose leaves are [B, ...]."""

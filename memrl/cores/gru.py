@@ -33,6 +33,8 @@ class GRUConfig(CoreConfig):
 class GRU(MemoryCore):
     """Gated recurrent unit; its state is h [B, N] float32."""
 
+    parallel: ClassVar[bool] = False
+
     def __init__(self, features: int, config: GRUConfig = GRUConfig(), *, rngs: nnx.Rngs):
         self.features = features
         self.hidden_size = N = config.hidden_size or features

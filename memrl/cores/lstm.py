@@ -35,6 +35,8 @@ class LSTMConfig(CoreConfig):
 class LSTM(MemoryCore):
     """Long short-term memory; its state is (h, c), each [B, N] float32."""
 
+    parallel: ClassVar[bool] = False
+
     def __init__(self, features: int, config: LSTMConfig = LSTMConfig(), *, rngs: nnx.Rngs):
         self.features = features
         self.hidden_size = N = config.hidden_size or features

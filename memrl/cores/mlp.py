@@ -29,6 +29,8 @@ class MLPConfig(CoreConfig):
 class MLP(MemoryCore):
     """A feed-forward layer in the place of a memory; its state is empty."""
 
+    parallel: ClassVar[bool] = True
+
     def __init__(self, features: int, config: MLPConfig = MLPConfig(), *, rngs: nnx.Rngs):
         self.features = features
         hidden = config.hidden_size or features

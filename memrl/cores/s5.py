@@ -54,6 +54,8 @@ class S5Config(CoreConfig):
 class S5(MemoryCore):
     """Simplified state-space layer; its state is x [B, N] complex64 with N = state_size / 2."""
 
+    parallel: ClassVar[bool] = True
+
     def __init__(self, features: int, config: S5Config = S5Config(), *, rngs: nnx.Rngs):
         size = config.state_size or features
         check(

@@ -119,7 +119,7 @@ def _scan_backward(reverse, backend, residuals, cotangents):
     a, h, h0, reset = residuals
     g, g_last = cotangents
     paths = (_typed(path) for path in (_sequential_adjoint, _triton_adjoint, _associative_adjoint))
-    return (*_run(*paths, reverse, backend)(a, h, h0, reset, g, g_last), None)
+    return (*_run(*paths, reverse=reverse, backend=backend)(a, h, h0, reset, g, g_last), None)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)

@@ -49,6 +49,11 @@ class MemoryStack(MemoryCore):
         )
         self.norm = _make_norm(features, config, rngs)
 
+    @property
+    def parallel(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether every layer is."""
+        return all(layer.core.parallel for layer in self.layers)
+
     def initial_state(self, batch_size: int) -> tuple[State, ...]:
         """The initial state of each layer."""
         return tuple(layer.core.initial_state(batch_size) for layer in self.layers)

@@ -190,6 +190,9 @@ class CoreContract:
             state, y = jax.eval_shape(case.core.step, case.initial, x[0], reset[0])
             assert (shapes(state), y.shape, y.dtype) == (expected, (B, D), dtype)
 
+    def test_it_says_whether_it_is_parallel_in_time(self, case: Case):
+        assert case.core.parallel in (True, False)
+
     def test_the_seed_makes_the_parameters(self, case: Case):
         assert_close(nnx.state(case.make(nnx.Rngs(1))), nnx.state(case.core), 0)
         other = nnx.state(case.make(nnx.Rngs(2)), nnx.Param)

@@ -1,0 +1,28 @@
+"""What `memrl list cores --verbose` prints."""
+
+from rich.table import Table
+
+from memrl.cores import core_config, list_cores
+from memrl.cores.facts import core_facts
+from memrl.runner.memory import size_text
+
+
+def core_table(features: int) -> Table:
+    """The facts of every core with default hyperparameters and D = `features`.
+
+    Raises:
+        MemrlError: where a core cannot be made at this width.
+    """
+    table = Table("core", "parameters", "state per environment", "FLOPs per step", "in time")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for name in list_cores():
+        facts = core_facts(core_config(name), features)
+        table.add_row(
+            name,
+            f"{facts.parameters:,}",
+            size_text(facts.state_bytes),
+            f"{facts.step_flops:,.0f}",
+            "parallel" if facts.parallel else "sequential",
+        )
+    return table
