@@ -10,6 +10,7 @@ Where each channel decays by itself, exp(c_i - c_j) does not factor without over
 the start r of the later one, exp(c_i - c_r) exp(c_r - c_j), both at most 1; inside of one it is formed as it stands.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -110,25 +111,34 @@ def _reference(q, k, v, log_decay, s0, reset):
 def _on_finite_values(q, k, v, log_decay, s0, reset, *, chunk_size, backend):
     """o in v's dtype and s_last."""
     chunked = partial(_chunked, chunk_size=chunk_size)
-    forward = by_platform(NAME, backend, cpu=chunked, cuda=partial(_triton, chunk_size=chunk_size))
-    if forward is chunked:  # XLA's operations on every platform of this process: JAX differentiates them best
+    if _run(chunked, _triton, chunk_size, backend) is chunked:  # on every platform: JAX differentiates it best
         return chunked(q, k, v, log_decay, s0, reset)
-    chunked_adjoint = partial(_chunked_adjoint, chunk_size=chunk_size)
-    triton_adjoint = partial(_triton_adjoint, chunk_size=chunk_size)
-    backward = by_platform(NAME, backend, cpu=chunked_adjoint, cuda=triton_adjoint)
+    return _kernel(q, k, v, log_decay, s0, reset, chunk_size, backend)
 
-    @jax.custom_vjp
-    def run(*arguments):
-        return forward(*arguments)
 
-    def run_forward(*arguments):
-        return forward(*arguments), arguments
+def _by_backend(q, k, v, log_decay, s0, reset, chunk_size, backend):
+    chunked = partial(_chunked, chunk_size=chunk_size)
+    return _run(chunked, _triton, chunk_size, backend)(q, k, v, log_decay, s0, reset)
 
-    def run_backward(arguments, cotangents):
-        return *backward(*arguments, *cotangents), None
 
-    run.defvjp(run_forward, run_backward)
-    return run(q, k, v, log_decay, s0, reset)
+_kernel: Any = jax.custom_vjp(_by_backend, nondiff_argnums=(6, 7))
+
+
+def _kernel_forward(q, k, v, log_decay, s0, reset, chunk_size, backend):
+    arguments = q, k, v, log_decay, s0, reset
+    return _kernel(*arguments, chunk_size, backend), arguments
+
+
+def _kernel_backward(chunk_size, backend, arguments, cotangents):
+    chunked = partial(_chunked_adjoint, chunk_size=chunk_size)
+    return *_run(chunked, _triton_adjoint, chunk_size, backend)(*arguments, *cotangents), None
+
+
+_kernel.defvjp(_kernel_forward, _kernel_backward)
+
+
+def _run(chunked: Callable, triton: Callable, chunk_size: int, backend: str) -> Callable:
+    return by_platform(NAME, backend, cpu=chunked, cuda=partial(triton, chunk_size=chunk_size))
 
 
 def _triton(*arguments, chunk_size, interpret):

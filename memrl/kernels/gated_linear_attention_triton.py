@@ -35,13 +35,17 @@ from memrl.types import Array
 STEPS = 64  # of a chunk, at most, where a head has one decay
 CHANNEL_STEPS = 16  # of a chunk where each channel has its own: scores are formed one key at a time
 VALUES = 64  # channels of a tile, at most
-TILE = 2048  # numbers in keys of a chunk, [C, K]
+TILE = 2048  # numbers in keys of a chunk, [C, K], forwards
+BACKWARD_TILE = 1024
 STATE = 4096  # numbers in a state [K, V]
 SMALLEST = 16  # of a matrix product in each direction
 PROGRAMS = 512  # wanted on a card, for which values are cut into smaller tiles
 NUM_WARPS = 4
-NUM_STAGES = 1
-PRECISION = lax.Precision.HIGHEST  # products of float32 as they are: TF32 keeps three digits
+BACKWARD_WARPS = 8  # 4 keep a kilobyte of each thread's numbers in memory
+NUM_STAGES = 2
+# A float32 is two TF32 numbers and a rest of 2^-22: three products on tensor cores in place of one by scalar units,
+# for which the backward pass needs more registers than there are by a factor of 30.
+PRECISION = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 
 
 def forward(
@@ -66,7 +70,7 @@ def forward(
         chunk_size: steps of a chunk, if that is a size that suits the card.
         interpret: run by JAX's interpreter, on any platform.
     """
-    tiling = _Tiling(q, v, log_decay, chunk_size)
+    tiling = _Tiling(q, v, log_decay, chunk_size, TILE, interpret)
 
     def kernel(q_ref, k_ref, v_ref, decay_ref, s0_ref, reset_ref, o_ref, last_ref):
         tile = _Tile(tiling)
@@ -77,8 +81,8 @@ def forward(
             parts = tile.segments(reset_ref, m)
             c, scores = decay.scores(m, q, k, parts)
             edges = _edges(c, parts)
-            tile.store_values(o_ref, m, _dot(scores, v) + _dot(edges.read * q, s))
-            return edges.kept * s + _dot(edges.written * k, v, transpose_a=True)
+            tile.store_values(o_ref, m, tile.dot(scores, v) + tile.dot(edges.read * q, s))
+            return edges.kept * s + tile.dot(edges.written * k, v, transpose_a=True)
 
         s_last = lax.fori_loop(0, tiling.M, chunk, tile.load_state(s0_ref))
         tile.store_state(last_ref, s_last)
@@ -92,7 +96,7 @@ def forward(
         [*sequence, tiling.state_spec(), tiling.reset_spec()],
         [like(v.shape, v.dtype), like(s0.shape, s0.dtype)],
         [tiling.values_spec(), tiling.state_spec()],
-        interpret,
+        NUM_WARPS,
     )
     return o, s_last
 
@@ -111,7 +115,7 @@ def backward(
     interpret: bool = False,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of q, k, v and log_decay, in their dtypes, and of s0. That of log_decay is nonsense at resets."""
-    tiling = _Tiling(q, v, log_decay, chunk_size)
+    tiling = _Tiling(q, v, log_decay, chunk_size, BACKWARD_TILE, interpret)
 
     def kernel(*refs):
         q_ref, k_ref, v_ref, decay_ref, s0_ref, reset_ref, do_ref, ds_last_ref, *refs = refs
@@ -122,15 +126,15 @@ def backward(
         def queries(m, s):
             k, v, do = tile.load_keys(k_ref, m), tile.load_values(v_ref, m), tile.load_values(do_ref, m)
             parts = tile.segments(reset_ref, m)
-            d_scores = jnp.where(parts.pairs, _dot(do, v, transpose_b=True), 0.0)
+            d_scores = jnp.where(parts.pairs, tile.dot(do, v, transpose_b=True), 0.0)
             c, dq = decay.dq(m, k, d_scores, parts)
             edges = _edges(c, parts)
-            tile.store_keys(dq_ref, m, dq + edges.read * _dot(do, s, transpose_b=True))
-            return edges.kept * s + _dot(edges.written * k, v, transpose_a=True)
+            tile.store_keys(dq_ref, m, dq + edges.read * tile.dot(do, s, transpose_b=True))
+            return edges.kept * s + tile.dot(edges.written * k, v, transpose_a=True)
 
         s_last = lax.fori_loop(0, tiling.M, queries, tile.load_state(s0_ref))
         if not interpret:
-            triton.debug_barrier()  # the second walk reads dq in threads that need not be those that wrote it
+            triton.debug_barrier()  # the second walk reads dq by threads that need not be those that wrote it
 
         def keys(n, carry):
             ds, flow = carry  # flow [K]: the sum of dc over the steps after the chunk that are of its last segment
@@ -138,17 +142,17 @@ def backward(
             q, k = tile.load_keys(q_ref, m), tile.load_keys(k_ref, m)
             v, do = tile.load_values(v_ref, m), tile.load_values(do_ref, m)
             parts = tile.segments(reset_ref, m)
-            d_scores = jnp.where(parts.pairs, _dot(do, v, transpose_b=True), 0.0)
+            d_scores = jnp.where(parts.pairs, tile.dot(do, v, transpose_b=True), 0.0)
             c, scores, dk = decay.scores_and_dk(m, q, k, d_scores, parts)
             edges = _edges(c, parts)
-            dk = dk + edges.written * _dot(v, ds, transpose_b=True)
-            dv = _dot(scores, do, transpose_a=True) + _dot(edges.written * k, ds)
+            dk = dk + edges.written * tile.dot(v, ds, transpose_b=True)
+            dv = tile.dot(scores, do, transpose_a=True) + tile.dot(edges.written * k, ds)
             dc = q * tile.load_keys(dq_ref, m) - k * dk
             tile.store_keys(dk_ref, m, dk)
             tile.store_values(dv_ref, m, dv)
             decay.store_gradient(d_decay_ref, m, dc, flow, parts)
             flow = jnp.where(parts.unbroken, flow, 0.0) + jnp.sum(jnp.where(parts.carried[:, None], dc, 0.0), 0)
-            return edges.kept * ds + _dot(edges.read * q, do, transpose_a=True), flow
+            return edges.kept * ds + tile.dot(edges.read * q, do, transpose_a=True), flow
 
         ds_last = tile.load_state(ds_last_ref)
         ds, _ = lax.fori_loop(0, tiling.M, keys, (ds_last, jnp.sum(s_last * ds_last, 1)))
@@ -167,7 +171,7 @@ def backward(
         [*sequence, state, tiling.reset_spec(), tiling.values_spec(), state],
         [dq, dk, like(v.shape, v.dtype), d_decay, like(s0.shape, s0.dtype)],
         [*d_sequence, state],
-        interpret,
+        BACKWARD_WARPS,
     )
     # Tiles of values each have their part in what they share.
     dq, dk, d_decay = (
@@ -179,7 +183,7 @@ def backward(
 class _Tiling:
     """The heads and the channels of their values dealt out to programs; extents in registers are powers of two."""
 
-    def __init__(self, q: Array, v: Array, log_decay: Array, chunk_size: int):
+    def __init__(self, q: Array, v: Array, log_decay: Array, chunk_size: int, numbers: int, interpret: bool):
         self.T, self.B, self.H, self.K = q.shape
         self.V = v.shape[-1]
         self.by_channel = log_decay.shape[-1] > 1
@@ -188,11 +192,13 @@ class _Tiling:
             self.C = CHANNEL_STEPS
         else:
             asked = pl.next_power_of_2(min(chunk_size, self.T))
-            self.C = max(SMALLEST, min(asked, STEPS, TILE // self.keys))
+            self.C = max(SMALLEST, min(asked, STEPS, numbers // self.keys))
         self.M = pl.cdiv(self.T, self.C)
         self.values = max(SMALLEST, min(pl.next_power_of_2(self.V), VALUES, STATE // self.keys))
         while self.values > SMALLEST and self.B * self.H * self.tiles < PROGRAMS:
             self.values //= 2
+        self.interpret = interpret
+        self.precision = lax.Precision.HIGHEST if interpret else PRECISION  # a CPU has no other
 
     @property
     def tiles(self) -> int:
@@ -299,6 +305,11 @@ class _Tile:
         earlier = self.steps[:, None] >= self.steps[None, :]
         return _Segments((number[:, None] == number[None, :]) & earlier, number == 0, number == resets, resets == 0)
 
+    def dot(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+        """a b, or a^T b, or a b^T."""
+        contracted = ((0 if transpose_a else 1,), (1 if transpose_b else 0,))
+        return lax.dot_general(a, b, (contracted, ((), ())), precision=self.tiling.precision)
+
     def _load(self, ref: Any, m: Array, columns: Array) -> Array:
         mask = self._inside(m)[:, None] & columns[None, :]
         return triton.load(self._chunk(ref, m), mask=mask, other=0).astype(jnp.float32)
@@ -329,19 +340,19 @@ class _DecayByHead:
     def scores(self, m: Array, q: Array, k: Array, parts: _Segments) -> tuple[Array, Array]:
         """c [C, 1] and q_i . exp(c_i - c_j) k_j, [C, C]."""
         c, decays = self._decays(m, parts)
-        return c, _dot(q, k, transpose_b=True) * decays
+        return c, self.tile.dot(q, k, transpose_b=True) * decays
 
     def dq(self, m: Array, k: Array, d_scores: Array, parts: _Segments) -> tuple[Array, Array]:
         """c and the part of dq [C, K] from scores."""
         c, decays = self._decays(m, parts)
-        return c, _dot(d_scores * decays, k)
+        return c, self.tile.dot(d_scores * decays, k)
 
     def scores_and_dk(
         self, m: Array, q: Array, k: Array, d_scores: Array, parts: _Segments
     ) -> tuple[Array, Array, Array]:
         """c, scores and the part of dk [C, K] from them."""
         c, decays = self._decays(m, parts)
-        return c, _dot(q, k, transpose_b=True) * decays, _dot(d_scores * decays, q, transpose_a=True)
+        return c, self.tile.dot(q, k, transpose_b=True) * decays, self.tile.dot(d_scores * decays, q, transpose_a=True)
 
     def store_gradient(self, ref: Any, m: Array, dc: Array, flow: Array, parts: _Segments) -> None:
         """Of the log decays: sums of dc [C, K] over later steps of the segment, and flow [K] after the chunk."""
@@ -397,7 +408,7 @@ class _DecayByChannel:
 
     def store_gradient(self, ref: Any, m: Array, dc: Array, flow: Array, parts: _Segments) -> None:
         """Of the log decays: sums of dc [C, K] over later steps of the segment, and flow [K] after the chunk."""
-        later = _dot(jnp.where(parts.pairs, 1.0, 0.0), dc, transpose_a=True)
+        later = self.tile.dot(jnp.where(parts.pairs, 1.0, 0.0), dc, transpose_a=True)
         self.tile.store_keys(ref, m, later + jnp.where(parts.last[:, None], flow[None, :], 0.0))
 
     def _over_keys(self, m: Array, key: Callable, carry: Any) -> tuple[Array, Any]:
@@ -443,11 +454,6 @@ def _edges(c: Array, parts: _Segments) -> _Edges:
     )
 
 
-def _dot(a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
-    contracted = ((0 if transpose_a else 1,), (1 if transpose_b else 0,))
-    return lax.dot_general(a, b, (contracted, ((), ())), precision=PRECISION)
-
-
 def _call(
     kernel: Callable,
     tiling: _Tiling,
@@ -455,7 +461,7 @@ def _call(
     in_specs: Sequence[pl.BlockSpec],
     outputs: Sequence[jax.ShapeDtypeStruct],
     out_specs: Sequence[pl.BlockSpec],
-    interpret: bool,
+    num_warps: int,
 ) -> Sequence:
     return pl.pallas_call(
         kernel,
@@ -463,6 +469,6 @@ def _call(
         grid=tiling.grid,
         in_specs=in_specs,
         out_specs=out_specs,
-        compiler_params=triton.CompilerParams(num_warps=NUM_WARPS, num_stages=NUM_STAGES),
-        interpret=interpret,
+        compiler_params=triton.CompilerParams(num_warps=num_warps, num_stages=NUM_STAGES),
+        interpret=tiling.interpret,
     )(*inputs)
