@@ -35,7 +35,7 @@ from memrl.types import Array
 STEPS = 64  # of a chunk, at most, where a head has one decay
 CHANNEL_STEPS = 16  # of a chunk where each channel has its own: scores are formed one key at a time
 VALUES = 64  # channels of a tile, at most
-TILE = 2048  # numbers in keys of a chunk, [C, K], forwards
+TILE = 2048  # numbers in keys or values of a chunk, [C, K or V], forwards
 BACKWARD_TILE = 1024
 STATE = 4096  # numbers in a state [K, V]
 SMALLEST = 16  # of a matrix product in each direction
@@ -188,15 +188,15 @@ class _Tiling:
         self.V = v.shape[-1]
         self.by_channel = log_decay.shape[-1] > 1
         self.keys = max(SMALLEST, pl.next_power_of_2(self.K))
+        self.values = max(SMALLEST, min(pl.next_power_of_2(self.V), VALUES, STATE // self.keys))
+        while self.values > SMALLEST and self.B * self.H * self.tiles < PROGRAMS:
+            self.values //= 2
         if self.by_channel:
             self.C = CHANNEL_STEPS
         else:
             asked = pl.next_power_of_2(min(chunk_size, self.T))
-            self.C = max(SMALLEST, min(asked, STEPS, numbers // self.keys))
+            self.C = max(SMALLEST, min(asked, STEPS, numbers // max(self.keys, self.values)))
         self.M = pl.cdiv(self.T, self.C)
-        self.values = max(SMALLEST, min(pl.next_power_of_2(self.V), VALUES, STATE // self.keys))
-        while self.values > SMALLEST and self.B * self.H * self.tiles < PROGRAMS:
-            self.values //= 2
         self.interpret = interpret
         self.precision = lax.Precision.HIGHEST if interpret else PRECISION  # a CPU has no other
 
