@@ -36,6 +36,7 @@ from memrl.types import Array
 
 NAME = "gated_linear_attention"
 SUBCHUNK = 16  # steps
+WIDEST = 256  # keys, of which the Pallas kernel holds a chunk in registers
 
 
 def gated_linear_attention(
@@ -59,39 +60,39 @@ def gated_linear_attention(
         reset: [T, B] bool; true where the state before step t is zero.
         chunk_size: steps that are computed at once; results differ by rounding only. The Pallas kernel takes a power of
             two between 16 and 64, not above what suits the card: 16 where each channel has its own decay.
-        backend: "auto" (CPU and TPU: "xla", NVIDIA GPU: "pallas"), "reference" (a plain `lax.scan`, the
+        backend: "auto" (CPU and TPU: "xla", NVIDIA GPU: "pallas" up to K = 256), "reference" (a plain `lax.scan`, the
             specification), "xla" (chunks), "pallas" (GPU only) or "interpret" (the same kernel, for tests).
 
     Returns:
         o [T, B, H, V] in v's dtype and s_last [B, H, K, V], float32.
 
     Raises:
-        MemrlError: for a wrong rank, sizes that do not match, or integer inputs.
+        MemrlError: for a wrong rank, sizes that do not match, or integer inputs; for K above 256 with "pallas".
     """
-    name = NAME
-    backend = resolve_backend(name, backend, ("auto", "reference", "xla", "pallas", "interpret"))
-    check_sequences(name, q, k, v, s0, reset)
-    check_float(name, "log_decay", log_decay)
-    check_chunk_size(name, chunk_size)
+    backend = resolve_backend(NAME, backend, ("auto", "reference", "xla", "pallas", "interpret"))
+    check_sequences(NAME, q, k, v, s0, reset)
+    check_float(NAME, "log_decay", log_decay)
+    check_chunk_size(NAME, chunk_size)
     check(
         log_decay.shape in (q.shape, (*q.shape[:3], 1)),
-        f"{name}: log_decay has shape {log_decay.shape}, expected {q.shape} or {(*q.shape[:3], 1)}",
+        f"{NAME}: log_decay has shape {log_decay.shape}, expected {q.shape} or {(*q.shape[:3], 1)}",
     )
     T, B, H, K = q.shape
+    if backend == "auto" and K > WIDEST:
+        backend = "xla"
+    check(
+        backend in ("reference", "xla") or K <= WIDEST,
+        f"{NAME}: K is {K}, expected at most {WIDEST} with backend {backend!r}",
+    )
     s0 = jnp.zeros((B, H, K, v.shape[-1])) if s0 is None else s0.astype(jnp.float32)
     reset = jnp.zeros((T, B), bool) if reset is None else reset
     log_decay = jnp.where(reset[..., None, None], 0, log_decay)  # what came before is gone, however it decays
     log_decay = log_decay.astype(jnp.float32)
     if backend == "reference" or not (q.size and v.size):
-        o, s_last = _reference(*_float32(q, k, v), log_decay, s0, reset)
-        return o.astype(v.dtype), s_last
+        return _reference(q, k, v, log_decay, s0, reset)
     log_decay = jnp.maximum(log_decay, SMALLEST_LOG_DECAY)
     kernel = partial(_on_finite_values, chunk_size=min(chunk_size, T), backend=backend)
     return quarantined(kernel, q, (k, v, log_decay), s0, reset)
-
-
-def _float32(*arrays: Array) -> list[Array]:
-    return [x.astype(jnp.float32) for x in arrays]
 
 
 def _reference(q, k, v, log_decay, s0, reset):
@@ -104,12 +105,14 @@ def _reference(q, k, v, log_decay, s0, reset):
         s = s + k_t[..., :, None] * v_t[..., None, :]
         return s, jnp.sum(s * q_t[..., :, None], -2)
 
+    dtype = v.dtype
+    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     s_last, o = lax.scan(step, s0, (q, k, v, log_decay, reset))
-    return o, s_last
+    return o.astype(dtype), s_last
 
 
 def _on_finite_values(q, k, v, log_decay, s0, reset, *, chunk_size, backend):
-    """o in v's dtype and s_last."""
+    """o and s_last; like all paths below it takes q, k and v in their dtypes, and returns o in v's."""
     chunked = partial(_chunked, chunk_size=chunk_size)
     if _run(chunked, _triton, chunk_size, backend) is chunked:  # on every platform: JAX differentiates it best
         return chunked(q, k, v, log_decay, s0, reset)
@@ -161,7 +164,7 @@ def _chunked_adjoint(q, k, v, log_decay, s0, reset, do, ds_last, *, chunk_size):
 
 def _chunked(q, k, v, log_decay, s0, reset, *, chunk_size):
     T, dtype = q.shape[0], v.dtype
-    q, k, v, log_decay = (to_chunks(x, chunk_size) for x in (*_float32(q, k, v), log_decay))
+    q, k, v, log_decay = (to_chunks(x.astype(jnp.float32), chunk_size) for x in (q, k, v, log_decay))
     parts = segments(to_chunks(reset[..., None], chunk_size))
     cumulative = jnp.cumsum(log_decay, -2)  # [M, B, H, C, K or 1]
     total = cumulative[..., -1:, :]

@@ -95,6 +95,22 @@ class ByHead(ChunkedChecks):
                 assert program.count("xla.gpu.triton") == (kernels if platform == "cuda" else 0)
                 assert ("stablehlo.dot_general" in program) is (platform != "cuda")
 
+    def test_wide_keys_are_left_to_xla(self, monkeypatch):
+        monkeypatch.setattr(backends, "has_platform", lambda platform: True)
+        assert all("dot_general" in program for program in self.programs("cuda", jnp.float32, (1, 257, 2)))
+        with pytest.raises(MemrlError, match="K is 257, expected at most 256 with backend 'pallas'"):
+            self.programs("cuda", jnp.float32, (1, 257, 2), backend="pallas")
+
+    def test_products_on_a_gpu_are_as_good_as_float32(self):
+        """A product of TF32 alone is wrong by 5e-4."""
+        sequences, _, _ = self.problem()
+
+        def loss(sequences):
+            return gated_linear_attention(**sequences, backend="pallas")[0].sum()
+
+        program = str(jax.make_jaxpr(jax.value_and_grad(loss))(sequences))
+        assert program.count("dot_general[") == program.count("precision=TF32_TF32_F32_X3") > 0
+
     def test_the_path_for_other_platforms_has_the_gradients_of_xla(self, monkeypatch):
         """It stands in the same program as the kernel for GPUs, so that its gradient is no longer JAX's own."""
         problem = *self.problem(), mixed_resets(T, B)
