@@ -41,7 +41,7 @@ STATE = 4096  # numbers in a state [K, V]
 SMALLEST = 16  # of a matrix product in each direction
 PROGRAMS = 512  # wanted on a card, for which values are cut into smaller tiles
 NUM_WARPS = 4
-BACKWARD_WARPS = 8  # 4 keep a kilobyte of each thread's numbers in memory
+BACKWARD_WARPS = 8  # 4 spill registers
 NUM_STAGES = 2
 # A float32 is two TF32 numbers and a rest of 2^-22: three products on tensor cores in place of one by scalar units,
 # for which the backward pass needs more registers than there are by a factor of 30.
