@@ -10,13 +10,16 @@ Where each channel decays by itself, exp(c_i - c_j) does not factor without over
 the start r of the later one, exp(c_i - c_r) exp(c_r - c_j), both at most 1; inside of one it is formed as it stands.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from memrl.errors import check
-from memrl.kernels.backends import resolve_backend
+from memrl.kernels.backends import by_platform, resolve_backend
 from memrl.kernels.chunks import (
     SMALLEST_LOG_DECAY,
     Segments,
@@ -31,7 +34,9 @@ from memrl.kernels.chunks import (
 )
 from memrl.types import Array
 
+NAME = "gated_linear_attention"
 SUBCHUNK = 16  # steps
+WIDEST = 256  # keys, of which the Pallas kernel holds a chunk in registers
 
 
 def gated_linear_attention(
@@ -53,37 +58,41 @@ def gated_linear_attention(
         log_decay: logarithms of the decays, at most 0, [T, B, H, K] or [T, B, H, 1] (one for each head).
         s0: state before the first step, [B, H, K, V]; zeros by default.
         reset: [T, B] bool; true where the state before step t is zero.
-        chunk_size: steps that are computed at once; results differ by rounding only.
-        backend: "auto", "reference" (a plain `lax.scan`, the specification) or "xla" (chunks).
+        chunk_size: steps that are computed at once; results differ by rounding only. The Pallas kernel takes a power of
+            two between 16 and 64, not above what suits the card: 16 where each channel has its own decay.
+        backend: "auto" (CPU and TPU: "xla", NVIDIA GPU: "pallas" up to K = 256), "reference" (a plain `lax.scan`, the
+            specification), "xla" (chunks), "pallas" (GPU only) or "interpret" (the same kernel, for tests).
 
     Returns:
         o [T, B, H, V] in v's dtype and s_last [B, H, K, V], float32.
 
     Raises:
-        MemrlError: for a wrong rank, sizes that do not match, or integer inputs.
+        MemrlError: for a wrong rank, sizes that do not match, or integer inputs; for K above 256 with "pallas".
     """
-    name = "gated_linear_attention"
-    backend = resolve_backend(name, backend, ("reference", "xla"))
-    check_sequences(name, q, k, v, s0, reset)
-    check_float(name, "log_decay", log_decay)
-    check_chunk_size(name, chunk_size)
+    backend = resolve_backend(NAME, backend, ("auto", "reference", "xla", "pallas", "interpret"))
+    check_sequences(NAME, q, k, v, s0, reset)
+    check_float(NAME, "log_decay", log_decay)
+    check_chunk_size(NAME, chunk_size)
     check(
         log_decay.shape in (q.shape, (*q.shape[:3], 1)),
-        f"{name}: log_decay has shape {log_decay.shape}, expected {q.shape} or {(*q.shape[:3], 1)}",
+        f"{NAME}: log_decay has shape {log_decay.shape}, expected {q.shape} or {(*q.shape[:3], 1)}",
     )
     T, B, H, K = q.shape
+    if backend == "auto" and K > WIDEST:
+        backend = "xla"
+    check(
+        backend in ("reference", "xla") or K <= WIDEST,
+        f"{NAME}: K is {K}, expected at most {WIDEST} with backend {backend!r}",
+    )
     s0 = jnp.zeros((B, H, K, v.shape[-1])) if s0 is None else s0.astype(jnp.float32)
     reset = jnp.zeros((T, B), bool) if reset is None else reset
     log_decay = jnp.where(reset[..., None, None], 0, log_decay)  # what came before is gone, however it decays
-    dtype = v.dtype
-    q, k, v, log_decay = (x.astype(jnp.float32) for x in (q, k, v, log_decay))
-    if backend == "reference" or T == 0:
-        o, s_last = _reference(q, k, v, log_decay, s0, reset)
-    else:
-        log_decay = jnp.maximum(log_decay, SMALLEST_LOG_DECAY)
-        kernel = partial(_chunked, chunk_size=min(chunk_size, T))
-        o, s_last = quarantined(kernel, q, (k, v, log_decay), s0, reset)
-    return o.astype(dtype), s_last
+    log_decay = log_decay.astype(jnp.float32)
+    if backend == "reference" or not (q.size and v.size):
+        return _reference(q, k, v, log_decay, s0, reset)
+    log_decay = jnp.maximum(log_decay, SMALLEST_LOG_DECAY)
+    kernel = partial(_on_finite_values, chunk_size=min(chunk_size, T), backend=backend)
+    return quarantined(kernel, q, (k, v, log_decay), s0, reset)
 
 
 def _reference(q, k, v, log_decay, s0, reset):
@@ -96,13 +105,66 @@ def _reference(q, k, v, log_decay, s0, reset):
         s = s + k_t[..., :, None] * v_t[..., None, :]
         return s, jnp.sum(s * q_t[..., :, None], -2)
 
+    dtype = v.dtype
+    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     s_last, o = lax.scan(step, s0, (q, k, v, log_decay, reset))
-    return o, s_last
+    return o.astype(dtype), s_last
+
+
+def _on_finite_values(q, k, v, log_decay, s0, reset, *, chunk_size, backend):
+    """o and s_last; like all paths below it takes q, k and v in their dtypes, and returns o in v's."""
+    chunked = partial(_chunked, chunk_size=chunk_size)
+    if _run(chunked, _triton, chunk_size, backend) is chunked:  # on every platform: JAX differentiates it best
+        return chunked(q, k, v, log_decay, s0, reset)
+    return _kernel(q, k, v, log_decay, s0, reset, chunk_size, backend)
+
+
+def _by_backend(q, k, v, log_decay, s0, reset, chunk_size, backend):
+    chunked = partial(_chunked, chunk_size=chunk_size)
+    return _run(chunked, _triton, chunk_size, backend)(q, k, v, log_decay, s0, reset)
+
+
+_kernel: Any = jax.custom_vjp(_by_backend, nondiff_argnums=(6, 7))
+
+
+def _kernel_forward(q, k, v, log_decay, s0, reset, chunk_size, backend):
+    arguments = q, k, v, log_decay, s0, reset
+    return _kernel(*arguments, chunk_size, backend), arguments
+
+
+def _kernel_backward(chunk_size, backend, arguments, cotangents):
+    chunked = partial(_chunked_adjoint, chunk_size=chunk_size)
+    return *_run(chunked, _triton_adjoint, chunk_size, backend)(*arguments, *cotangents), None
+
+
+_kernel.defvjp(_kernel_forward, _kernel_backward)
+
+
+def _run(chunked: Callable, triton: Callable, chunk_size: int, backend: str) -> Callable:
+    return by_platform(NAME, backend, cpu=chunked, cuda=partial(triton, chunk_size=chunk_size))
+
+
+def _triton(*arguments, chunk_size, interpret):
+    from memrl.kernels import gated_linear_attention_triton  # imports Pallas, 0.3 s
+
+    return gated_linear_attention_triton.forward(*arguments, chunk_size=chunk_size, interpret=interpret)
+
+
+def _triton_adjoint(*arguments, chunk_size, interpret):
+    from memrl.kernels import gated_linear_attention_triton
+
+    return gated_linear_attention_triton.backward(*arguments, chunk_size=chunk_size, interpret=interpret)
+
+
+def _chunked_adjoint(q, k, v, log_decay, s0, reset, do, ds_last, *, chunk_size):
+    """Where the platform is chosen when the program is lowered; computes the outputs again."""
+    _, pullback = jax.vjp(partial(_chunked, reset=reset, chunk_size=chunk_size), q, k, v, log_decay, s0)
+    return pullback((do, ds_last))
 
 
 def _chunked(q, k, v, log_decay, s0, reset, *, chunk_size):
-    T = q.shape[0]
-    q, k, v, log_decay = (to_chunks(x, chunk_size) for x in (q, k, v, log_decay))
+    T, dtype = q.shape[0], v.dtype
+    q, k, v, log_decay = (to_chunks(x.astype(jnp.float32), chunk_size) for x in (q, k, v, log_decay))
     parts = segments(to_chunks(reset[..., None], chunk_size))
     cumulative = jnp.cumsum(log_decay, -2)  # [M, B, H, C, K or 1]
     total = cumulative[..., -1:, :]
@@ -118,7 +180,7 @@ def _chunked(q, k, v, log_decay, s0, reset, *, chunk_size):
         return jnp.swapaxes(kept_m, -1, -2) * s + new_m, s
 
     s_last, before = lax.scan(step, s0, (kept, jnp.swapaxes(written, -1, -2) @ v))
-    return from_chunks(pairs @ v + read @ before, T), s_last
+    return from_chunks(pairs @ v + read @ before, T).astype(dtype), s_last
 
 
 def _pairs_by_head(q: Array, k: Array, cumulative: Array, parts: Segments) -> Array:
