@@ -4,7 +4,7 @@ A reset cuts the recurrence: where `reset[t]` is true, h_t = b_t, whatever h_{t-
 product with zero, so NaN and inf behind a reset reach neither values nor gradients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -105,7 +105,7 @@ def _reference(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool
 
 
 def _by_backend(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool, backend: str) -> tuple[Array, Array]:
-    return _run(_sequential, _triton, _associative, _mosaic, reverse, backend)(a, b, h0, reset)
+    return _run((_sequential, _triton, _associative, _mosaic), reverse, backend)(a, b, h0, reset)
 
 
 _scan: Any = jax.custom_vjp(_by_backend, nondiff_argnums=(4, 5))
@@ -119,15 +119,15 @@ def _scan_forward(a, b, h0, reset, reverse, backend):
 def _scan_backward(reverse, backend, residuals, cotangents):
     a, h, h0, reset = residuals
     g, g_last = cotangents
-    paths = (_typed(path) for path in (_sequential_adjoint, _triton_adjoint, _associative_adjoint, _mosaic_adjoint))
-    return (*_run(*paths, reverse, backend)(a, h, h0, reset, g, g_last), None)
+    paths = [_typed(path) for path in (_sequential_adjoint, _triton_adjoint, _associative_adjoint, _mosaic_adjoint)]
+    return (*_run(paths, reverse, backend)(a, h, h0, reset, g, g_last), None)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _run(cpu: Callable, cuda: Callable, other: Callable, mosaic: Callable, reverse: bool, backend: str) -> Callable:
-    cpu, cuda, other, mosaic = (partial(path, reverse=reverse) for path in (cpu, cuda, other, mosaic))
+def _run(paths: Sequence[Callable], reverse: bool, backend: str) -> Callable:
+    cpu, cuda, other, mosaic = (partial(path, reverse=reverse) for path in paths)
     return by_platform("linear_scan", backend, cpu=cpu, cuda=cuda, other=other, mosaic=mosaic)
 
 

@@ -3,11 +3,11 @@
 As in `linear_scan_triton` each number crosses the memory bus once. A program owns a tile of lanes (batch times state,
 flattened) and walks through time in blocks of steps, the carry in registers. The card's copy engine brings the blocks
 into rings of shared memory while earlier ones are worked on, and takes the results away; it leaves out what hangs over
-the edges of an array. Complex numbers are two planes. Resets are selections.
+the edges of an array. Complex numbers are two planes. Resets are selections, and travel as one bit per number.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,15 +44,19 @@ def forward(
     """
     constant = a[0].shape[:2] != b[0].shape[:2]
 
-    def step(h, fixed, rows, before, cut):
-        a_t, b_t = (*fixed[1:], *rows)
-        h = scan_step(h, a_t, b_t, cut)
+    def start(fixed):
+        return fixed[0]
+
+    def step(h, now):
+        a_t, b_t = [*now.fixed[1:], *now.rows]
+        h = scan_step(h, a_t, b_t, now.cut)
         return h, [h]
 
+    def finish(h):
+        return [h]
+
     (h,), (last,) = _walk(
-        step,
-        start=lambda fixed: fixed[0],
-        finish=lambda h: [h],
+        (start, step, finish),
         fixed=[h0, _as_state(a, h0)] if constant else [h0],
         rows=[b] if constant else [a, b],
         results=[b],
@@ -61,7 +65,7 @@ def forward(
         descending=reverse,
         interpret=interpret,
     )
-    return h, _like(last, h0)
+    return h, _typed(last, h0)
 
 
 def backward(
@@ -83,44 +87,49 @@ def backward(
 
     def start(fixed):
         g_last = fixed[1]
-        return (g_last, tuple(_zeros(x.shape) for x in g_last)) if constant else (g_last,)
+        return [g_last, tuple(_zeros(x.shape) for x in g_last)] if constant else [g_last]
 
-    def step(carry, fixed, rows, before, cut):
-        a_t, g_t = (*fixed[2:], *rows)
-        flow, da, adjoint = adjoint_step(carry[0], a_t, before, g_t, cut)
+    def step(carry, now):
+        a_t, g_t = [*now.fixed[2:], *now.rows]
+        flow, da, adjoint = adjoint_step(carry[0], a_t, now.before, g_t, now.cut)
         if constant:
-            return (flow, add(carry[1], da)), [adjoint]
-        return (flow,), [adjoint, da]
+            return [flow, add(carry[1], da)], [adjoint]
+        return [flow], [adjoint, da]
 
     (db, *da), (dh0, *total) = _walk(
-        step,
-        start=start,
-        finish=list,
+        (start, step, list),
         fixed=[h0, g_last, _as_state(a, h0)] if constant else [h0, g_last],
         rows=[g] if constant else [a, g],
         results=[g] if constant else [g, a],
-        finals=1 + constant,
+        finals=2 if constant else 1,
         reset=reset,
         descending=not reverse,
         interpret=interpret,
         states=h,
     )
-    return (*da, *total)[0], db, _like(dh0, h0)
+    return [*da, *total][0], db, _typed(dh0, h0)
 
 
 def _as_state(a: Planes, h0: Planes) -> Planes:
-    """A constant decay [1, 1, N] for each lane."""
+    """A constant decay, [1, 1, N], for each lane."""
     return tuple(jnp.broadcast_to(p[0].astype(q.dtype), q.shape) for p, q in zip(a, h0, strict=True))
 
 
-def _like(x: Planes, y: Planes) -> Planes:
-    return tuple(p.astype(q.dtype) for p, q in zip(x, y, strict=True))
+def _typed(x: Planes, like: Planes) -> Planes:
+    return tuple(p.astype(q.dtype) for p, q in zip(x, like, strict=True))
+
+
+class _Now(NamedTuple):
+    """What a step gets beside its carry: planes of the tile's lanes, in float32."""
+
+    fixed: list[Planes]
+    rows: list[Planes]
+    before: Planes | None  # the state before the step, on a walk back through states
+    cut: Array | None  # which lanes are reset before the step
 
 
 def _walk(
-    step: Callable,
-    start: Callable,
-    finish: Callable,
+    functions: tuple[Callable, Callable, Callable],
     *,
     fixed: list[Planes],
     rows: list[Planes],
@@ -131,55 +140,55 @@ def _walk(
     interpret: Any,
     states: Planes = (),
 ) -> tuple[list[Planes], list[Planes]]:
-    """A loop over time for each lane: `carry, rows of the results = step(carry, fixed, rows of t, before, cut)`.
+    """A loop over time, for each lane.
 
     Args:
-        step: one step, on planes of lanes in float32. `before` is the state before the step, when there are `states`.
-        start: makes the first carry of the fixed planes.
-        finish: makes the final planes of the last carry.
+        functions: `carry = start(fixed)`; `carry, results of t = step(carry, now)`, a `_Now`; `finals = finish(carry)`.
         fixed: planes [B, N] that stay in registers. The first are h0.
         rows: planes [T, B, N], of which each step gets its rows.
-        results: planes whose shapes and dtypes the results have.
-        finals: how many planes [B, N], in float32, `finish` makes.
+        results: planes with the shapes and dtypes of the results.
+        finals: the number of planes [B, N], in float32, that `finish` makes, counting complex ones once.
         reset: [T, B] bool or None.
-        descending: whether the walk is from the last row to the first.
+        descending: from the last row to the first.
         interpret: as in `forward`.
-        states: h of the recurrence, which is walked back. `before` is the row behind (the one ahead in the walk).
+        states: h [T, B, N], on a walk back: the state before step t is the row ahead in the walk, and h0 at its end.
     """
-    tiling = _Tiling(*rows[0][0].shape, rows[0][0].dtype, descending)
-    count = len(fixed[0])  # of planes
+    T, B, N = rows[0][0].shape
+    tiling = _Tiling(T, B, N, rows[0][0].dtype, descending)
     inputs = {
-        "fixed": [[tiling.flat(x.astype(jnp.float32)) for x in p] for p in fixed],
-        "rows": [[tiling.flat(x) for x in p] for p in rows],
+        "fixed": [[tiling.flat(x.astype(jnp.float32)) for x in planes] for planes in fixed],
+        "rows": [[tiling.flat(x) for x in planes] for planes in rows],
         "states": [tiling.flat(x) for x in states],
         "resets": [] if reset is None else [tiling.packed(reset)],
     }
+    like = jax.ShapeDtypeStruct
     outputs = {
-        "results": [[jax.ShapeDtypeStruct((tiling.T, tiling.width), x.dtype) for x in p] for p in results],
-        "finals": [[jax.ShapeDtypeStruct((tiling.width,), jnp.float32)] * count] * finals,
+        "results": [[like((T, tiling.width), x.dtype) for x in planes] for planes in results],
+        "finals": [[like((tiling.width,), jnp.float32) for _ in fixed[0]] for _ in range(finals)],
     }
-    operands, tree = jax.tree.flatten((inputs, outputs))
-    size = len(jax.tree.leaves(inputs))
+    operands, inputs_tree = jax.tree.flatten(inputs)
+    made, outputs_tree = jax.tree.flatten(outputs)
 
     def kernel(*refs, **memory):
-        _Program(tiling, *tree.unflatten(refs), **memory).run(step, start, finish)
+        sources = jax.tree.unflatten(inputs_tree, refs[: len(operands)])
+        targets = jax.tree.unflatten(outputs_tree, refs[len(operands) :])
+        _Program(tiling, sources, targets, memory).run(*functions)
 
     made = plgpu.kernel(
         kernel,
-        out_type=operands[size:],
+        out_type=made,
         scratch_types=_memory(tiling, inputs, outputs),
         grid=(tiling.tiles,),
         grid_names=("tile",),
-        # Safe without barriers round every load and store: threads do not read what threads write, and `commit_smem`
-        # parts their reads from the copies that follow. Lowering by lanes takes a tenth of the other way's time.
+        # Safe without barriers round every load and store: threads do not read what other threads write, and
+        # `commit_smem` parts their reads from the copies that follow. Lowering by lanes is the faster of two ways.
         compiler_params=plgpu.CompilerParams(
             unsafe_no_auto_barriers=True, lowering_semantics=plgpu.LoweringSemantics.Lane
         ),
         interpret=interpret,
-    )(*operands[:size])
-    outputs = jax.tree.unflatten(jax.tree.structure(outputs), made)
-    results, finals = ([tuple(tiling.unflat(x) for x in p) for p in outputs[k]] for k in ("results", "finals"))
-    return results, finals
+    )(*operands)
+    outputs = jax.tree.map(tiling.unflat, jax.tree.unflatten(outputs_tree, made))
+    return [tuple(p) for p in outputs["results"]], [tuple(p) for p in outputs["finals"]]
 
 
 class _Tiling:
@@ -248,15 +257,13 @@ def _memory(tiling: _Tiling, inputs: Any, outputs: Any) -> dict[str, Any]:
 class _Program:
     """The program of one tile: refs of global memory (inputs, outputs) and of its shared memory."""
 
-    def __init__(
-        self, tiling: _Tiling, inputs: Any, outputs: Any, *, reads: Any, writes: Any, fixed: Any, arrived: Any, ready: Any
-    ):
+    def __init__(self, tiling: _Tiling, inputs: Any, outputs: Any, memory: dict[str, Any]):
         self.tiling, self.inputs, self.outputs = tiling, inputs, outputs
-        self.reads, self.writes, self.fixed = reads, writes, fixed
-        self.arrived, self.ready = arrived, ready
+        self.reads, self.writes, self.fixed = memory["reads"], memory["writes"], memory["fixed"]
+        self.arrived, self.ready = memory["arrived"], memory["ready"]
         self.lanes = pl.ds(lax.axis_index("tile") * tiling.lanes, tiling.lanes)
 
-    def run(self, step: Callable, start: Callable, finish: Callable) -> None:
+    def run(self, start: Callable, step: Callable, finish: Callable) -> None:
         blocks = self.tiling.blocks
         for i in range(min(READS, blocks)):
             self.fetch(jnp.int32(i))
@@ -307,25 +314,27 @@ class _Program:
             plgpu.copy_smem_to_gmem(memory, target.at[self.lanes])
 
     def steps(self, step: Callable, carry: Any, fixed: list[Planes], i: Any) -> Any:
-        """The steps of the i-th block: all loads first, so that none waits for the carry."""
-        tiling, n, out = self.tiling, self.place(i), _slot(i, WRITES)
-        order = reversed(range(tiling.steps)) if tiling.descending else range(tiling.steps)
-        resets = [ring[_slot(i, READS)].astype(jnp.int32) for ring in self.reads["resets"]]
-        loaded = [
-            (
-                u,
-                [_load(planes, _slot(i, READS), u) for planes in self.reads["rows"]],
-                self.before(fixed[0], i, u) if self.reads["states"] else None,
-                (resets[0] & (1 << u)) != 0 if resets else None,
-            )
-            for u in order
-        ]
-        for u, rows, before, cut in loaded:
-            after, results = step(carry, fixed, rows, before, cut)
-            carry = after if tiling.always(u) else _where(n < tiling.blocks - 1, after, carry)
+        """The steps of the i-th block."""
+        tiling = self.tiling
+        full = self.place(i) < tiling.blocks - 1
+        for u, now in self.load(fixed, i):
+            after, results = step(carry, now)
+            carry = after if tiling.always(u) else _where(full, after, carry)
             for ring, x in zip(jax.tree.leaves(self.writes), jax.tree.leaves(results), strict=True):
-                ring[out, u] = x.astype(ring.dtype)
+                ring[_slot(i, WRITES), u] = x.astype(ring.dtype)
         return carry
+
+    def load(self, fixed: list[Planes], i: Any) -> list[tuple[int, _Now]]:
+        """The rows of the i-th block in the walk's order, all before the first is used: none waits for the carry."""
+        slot, order = _slot(i, READS), range(self.tiling.steps)
+        resets = [ring[slot].astype(jnp.int32) for ring in self.reads["resets"]]
+        loaded = []
+        for u in order[::-1] if self.tiling.descending else order:
+            rows = [_load(planes, slot, u) for planes in self.reads["rows"]]
+            before = self.before(fixed[0], i, u) if self.reads["states"] else None
+            cut = (resets[0] & (1 << u)) != 0 if resets else None
+            loaded.append((u, _Now(fixed, rows, before, cut)))
+        return loaded
 
     def before(self, h0: Planes, i: Any, u: int) -> Planes:
         """The state before step u of the i-th block, which is one row behind, ahead in this walk: see `edge`."""
