@@ -12,9 +12,12 @@ from jax.interpreters import batching, mlir
 
 from memrl.errors import MemrlError, check, unknown_name
 
-BACKENDS = ("auto", "reference", "xla", "newton", "pallas", "interpret")
+BACKENDS = ("auto", "reference", "xla", "newton", "pallas", "mosaic", "interpret")
 """Chosen by platform when a program is lowered; the specification; XLA's operations; parallel in time by iteration; a
-Pallas kernel for the GPU; the same kernel run by JAX's interpreter, slowly and on any platform, for tests."""
+Pallas kernel for every NVIDIA GPU, by Triton; one for Hopper and later, by Mosaic GPU; the kernel for every GPU run by
+JAX's interpreter, slowly and on any platform, for tests."""
+
+HOPPER = 9.0  # compute capability
 
 
 def resolve_backend(kernel: str, backend: str, available: tuple[str, ...]) -> str:
@@ -32,24 +35,37 @@ def resolve_backend(kernel: str, backend: str, available: tuple[str, ...]) -> st
 
 
 def by_platform(
-    kernel: str, backend: str, *, cpu: Callable, cuda: Callable, other: Callable | None = None
+    kernel: str,
+    backend: str,
+    *,
+    cpu: Callable,
+    cuda: Callable,
+    other: Callable | None = None,
+    mosaic: Callable | None = None,
 ) -> Callable[..., Any]:
     """Which implementation of `kernel` runs for `backend`; with "auto" known only when a program is lowered.
 
     Args:
         kernel: the function the user called.
-        backend: "auto", "xla", "pallas" or "interpret".
+        backend: "auto", "xla", "pallas", "mosaic" or "interpret".
         cpu: XLA's operations as a CPU likes them best; takes arrays (or None) and returns arrays.
         cuda: the same by a Pallas kernel; takes the keyword `interpret` besides.
         other: XLA's operations for other platforms; `cpu` when not given.
+        mosaic: as `cuda`, for Hopper and later. "auto" does not choose it: no card has measured it yet.
+
+    Raises:
+        MemrlError: for "mosaic" where the GPUs of this process are older.
     """
     other = cpu if other is None else other
     match backend:
         case "interpret":
             return partial(cuda, interpret=True)
-        case "pallas":
-            compiled = partial(cuda, interpret=False)
-            return lambda x, *rest: compiled(only_on("cuda", x, kernel=kernel, backend="pallas"), *rest)
+        case "pallas" | "mosaic":
+            chosen = cuda if backend == "pallas" else mosaic
+            assert chosen is not None, f"{kernel} has no {backend}"  # `resolve_backend` refused it
+            _check_hopper(kernel, backend)
+            compiled = partial(chosen, interpret=False)
+            return lambda x, *rest: compiled(only_on("cuda", x, kernel=kernel, backend=backend), *rest)
         case "auto" if has_platform("cuda"):
             compiled = partial(cuda, interpret=False)
             return lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, cuda=compiled, default=other)
@@ -62,6 +78,21 @@ def has_platform(platform: str) -> bool:
     Where it cannot, "auto" need not trace the kernels for it, which costs time and memory in every program.
     """
     return platform in backends()
+
+
+def compute_capability() -> float | None:
+    """That of this process's oldest NVIDIA GPU; None where it has none."""
+    cuda = backends().get("cuda")
+    return None if cuda is None else min(float(device.compute_capability) for device in cuda.local_devices())
+
+
+def _check_hopper(kernel: str, backend: str) -> None:
+    capability = compute_capability()
+    check(
+        backend != "mosaic" or capability is None or capability >= HOPPER,
+        f"{kernel}: backend is 'mosaic', which needs compute capability {HOPPER}; this GPU has {capability}, expected "
+        "'pallas' or 'auto'",
+    )
 
 
 def only_on(platform: str, x: jax.Array, *, kernel: str, backend: str) -> jax.Array:

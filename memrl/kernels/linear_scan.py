@@ -4,7 +4,7 @@ A reset cuts the recurrence: where `reset[t]` is true, h_t = b_t, whatever h_{t-
 product with zero, so NaN and inf behind a reset reach neither values nor gradients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,8 @@ def linear_scan(
         reset: [T, B] bool; true where the state before step t is zero.
         reverse: scan from the last step to the first: h_t = a_t * h_{t+1} + b_t, with `h0` before step T - 1.
         backend: "auto" (CPU and TPU: "xla", NVIDIA GPU: "pallas"), "reference" (a plain `lax.scan`, the
-            specification), "xla", "pallas" (GPU only) or "interpret" (the same kernel, for tests).
+            specification), "xla", "pallas" (GPU only), "mosaic" (another kernel, GPUs from Hopper on only; not measured
+            yet) or "interpret" (the kernel of "pallas", for tests).
 
     Returns:
         h [T, B, N] in the common dtype of a and b, and h_last [B, N], the state after the last step in scan order, in
@@ -45,7 +46,7 @@ def linear_scan(
     Raises:
         MemrlError: for a wrong rank, sizes that do not match, or integer inputs.
     """
-    backend = resolve_backend("linear_scan", backend, ("auto", "reference", "xla", "pallas", "interpret"))
+    backend = resolve_backend("linear_scan", backend, ("auto", "reference", "xla", "pallas", "mosaic", "interpret"))
     _check_arguments(a, b, h0, reset)
     dtype = jnp.result_type(a, b)
     carry_dtype = jnp.promote_types(dtype, jnp.float32)
@@ -104,7 +105,7 @@ def _reference(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool
 
 
 def _by_backend(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool, backend: str) -> tuple[Array, Array]:
-    return _run(_sequential, _triton, _associative, reverse, backend)(a, b, h0, reset)
+    return _run((_sequential, _triton, _associative, _mosaic), reverse, backend)(a, b, h0, reset)
 
 
 _scan: Any = jax.custom_vjp(_by_backend, nondiff_argnums=(4, 5))
@@ -118,16 +119,16 @@ def _scan_forward(a, b, h0, reset, reverse, backend):
 def _scan_backward(reverse, backend, residuals, cotangents):
     a, h, h0, reset = residuals
     g, g_last = cotangents
-    paths = (_typed(path) for path in (_sequential_adjoint, _triton_adjoint, _associative_adjoint))
-    return (*_run(*paths, reverse=reverse, backend=backend)(a, h, h0, reset, g, g_last), None)
+    paths = [_typed(path) for path in (_sequential_adjoint, _triton_adjoint, _associative_adjoint, _mosaic_adjoint)]
+    return (*_run(paths, reverse, backend)(a, h, h0, reset, g, g_last), None)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _run(cpu: Callable, cuda: Callable, other: Callable, reverse: bool, backend: str) -> Callable:
-    cpu, cuda, other = (partial(path, reverse=reverse) for path in (cpu, cuda, other))
-    return by_platform("linear_scan", backend, cpu=cpu, cuda=cuda, other=other)
+def _run(paths: Sequence[Callable], reverse: bool, backend: str) -> Callable:
+    cpu, cuda, other, mosaic = (partial(path, reverse=reverse) for path in paths)
+    return by_platform("linear_scan", backend, cpu=cpu, cuda=cuda, other=other, mosaic=mosaic)
 
 
 def _typed(adjoint: Callable) -> Callable:
@@ -154,21 +155,37 @@ def _summed(da: Array, a: Array, g: Array) -> Array:
     return da.sum((0, 1), keepdims=True) if _is_constant(a, g) else da
 
 
-def _triton(a, b, h0, reset, *, reverse, interpret):
-    from memrl.kernels import linear_scan_triton  # imports Pallas, 0.3 s
+def _triton(*arguments, **options):
+    from memrl.kernels.linear_scan_triton import forward  # imports Pallas, 0.3 s
 
-    h, h_last = linear_scan_triton.forward(
-        planes(a), planes(b), planes(h0), reset, reverse=reverse, interpret=interpret
-    )
+    return _on_planes(forward, *arguments, **options)
+
+
+def _triton_adjoint(*arguments, **options):
+    from memrl.kernels.linear_scan_triton import backward
+
+    return _adjoint_on_planes(backward, *arguments, **options)
+
+
+def _mosaic(*arguments, **options):
+    from memrl.kernels.linear_scan_mosaic import forward
+
+    return _on_planes(forward, *arguments, **options)
+
+
+def _mosaic_adjoint(*arguments, **options):
+    from memrl.kernels.linear_scan_mosaic import backward
+
+    return _adjoint_on_planes(backward, *arguments, **options)
+
+
+def _on_planes(forward, a, b, h0, reset, **options):
+    h, h_last = forward(planes(a), planes(b), planes(h0), reset, **options)
     return join(h), join(h_last)
 
 
-def _triton_adjoint(a, h, h0, reset, g, g_last, *, reverse, interpret):
-    from memrl.kernels import linear_scan_triton
-
-    gradients = linear_scan_triton.backward(
-        planes(a), planes(h), planes(h0), reset, planes(g), planes(g_last), reverse=reverse, interpret=interpret
-    )
+def _adjoint_on_planes(backward, a, h, h0, reset, g, g_last, **options):
+    gradients = backward(planes(a), planes(h), planes(h0), reset, planes(g), planes(g_last), **options)
     da, adjoint, dh0 = (join(x) for x in gradients)
     return da.sum(0)[None, None] if _is_constant(a, g) else da, adjoint, dh0
 

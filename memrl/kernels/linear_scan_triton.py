@@ -15,7 +15,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from memrl.kernels.planes import Planes, add, times
+from memrl.kernels.linear_scan_step import adjoint_step, scan_step
+from memrl.kernels.planes import Planes, add
 from memrl.types import Array
 
 # Not tuned on a card yet.
@@ -54,7 +55,7 @@ def forward(
 
         def step(h, loaded):
             t, a_t, b_t, cut = loaded
-            h = add(_keep(cut, times(a_t, h)), b_t)
+            h = scan_step(h, a_t, b_t, cut)
             tile.store(h_refs, h, t)
             return h
 
@@ -100,16 +101,15 @@ def backward(
             return t, a_t, before, tile.load(g_refs, t), tile.load_reset(reset_ref, t)
 
         def step(carry, loaded):
-            flow, total = carry  # flow: a_{t+1} lambda_{t+1}, already cut by resets
+            flow, total = carry
             t, a_t, before, g_t, cut = loaded
-            adjoint = add(g_t, flow)
-            da = _keep(cut, times(adjoint, before))
+            flow, da, adjoint = adjoint_step(flow, a_t, before, g_t, cut)
             tile.store(db_refs, adjoint, t)
             if constant:
                 total = add(total, da)
             else:
                 tile.store(da_refs, da, t)
-            return _keep(cut, times(a_t, adjoint)), total
+            return flow, total
 
         nothing = tuple(jnp.zeros(tile.shape, jnp.float32) for _ in range(count))
         carry = tile.load(g_last_refs), nothing
@@ -148,10 +148,6 @@ def _walk(steps: range, load: Callable, step: Callable, carry: Any) -> Any:
 def _step_index(i: Any, T: int, reverse: bool) -> Array:
     """Where in the arrays step i of the scan is."""
     return jnp.asarray(T - 1 - i if reverse else i, jnp.int32)
-
-
-def _keep(cut: Array | None, planes: Planes) -> Planes:
-    return planes if cut is None else tuple(jnp.where(cut, 0.0, p) for p in planes)
 
 
 class _Tiling:

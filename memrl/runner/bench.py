@@ -25,6 +25,7 @@ from rich.table import Table
 
 from memrl import kernels
 from memrl.errors import check
+from memrl.kernels.backends import HOPPER, compute_capability
 from memrl.types import Array
 
 Contender = Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]  # makes a function and its arguments
@@ -104,12 +105,11 @@ def measure(case: Case, turns: int) -> tuple[list[Row], float, dict[str, str]]:
     for name, make in case.contenders.items():
         try:
             function, arguments = make()
-        except Exception as error:  # a peer's package may be absent, or break in any way as it is imported
+            programs[name] = _Program(function, arguments, case.overwritten)
+        except Exception as error:  # a peer's package may be absent, or break in any way; so may a kernel on a new card
             if name == OURS:
                 raise
             absent[name] = " ".join(f"{type(error).__name__}: {error}".split())
-            continue
-        programs[name] = _Program(function, arguments, case.overwritten)
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     copying = []
     for _ in range(turns):
@@ -244,15 +244,20 @@ def _linear_scan(T: int, B: int, N: int, dtype: Any, *, backward: bool) -> Case:
 
         return contender(native)()
 
+    def by(backend: str) -> Contender:
+        return contender(lambda a, b, reset: kernels.linear_scan(a, b, reset=reset, backend=backend)[0])
+
+    mosaic = {"memrl, mosaic": by("mosaic")} if (compute_capability() or 0) >= HOPPER else {}
     arrays = 3 + 5 * backward
     return Case(
         "linear_scan " + ("forward+backward" if backward else "forward"),
         f"[{T}, {B}, {N}] {jnp.dtype(dtype).name}",
         {
-            OURS: contender(lambda a, b, reset: kernels.linear_scan(a, b, reset=reset)[0]),
-            "lax.scan": contender(lambda a, b, reset: kernels.linear_scan(a, b, reset=reset, backend="reference")[0]),
+            OURS: by("auto"),
+            "lax.scan": by("reference"),
             "lax.associative_scan": contender(_associative_with_flag),
             "recurrentgemma": recurrentgemma,
+            **mosaic,
         },
         bytes=arrays * T * B * N * jnp.dtype(dtype).itemsize,
         overwritten=(1,),  # a layer computes b for the scan, and for nothing else
