@@ -64,6 +64,11 @@ def has_platform(platform: str) -> bool:
     return platform in backends()
 
 
+def compute_capability() -> str | None:
+    """That of this process's NVIDIA GPU, such as "9.0"; None where it has none."""
+    return backends()["cuda"].local_devices()[0].compute_capability if "cuda" in backends() else None
+
+
 def only_on(platform: str, x: jax.Array, *, kernel: str, backend: str) -> jax.Array:
     """`x`, in a program that can be lowered for `platform` ("cuda") alone.
 

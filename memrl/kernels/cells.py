@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from memrl.errors import check
-from memrl.kernels.backends import by_platform
+from memrl.kernels.backends import by_platform, compute_capability
 from memrl.types import Array
 
 Arrays = Sequence[Array]
@@ -75,23 +75,34 @@ def cell_scan(
     if backend == "reference" or gates.size == 0:
         (h,), last, _ = _sequential(gates, kernel, reset, *states, cell=cell, save=False)
         return h, last
-    reason = _off_chip(cell, gates, kernel, states[0])
-    check(backend != "pallas" or reason is None, f"{cell.name}: backend is 'pallas' with {reason}")
-    return _scan(gates, kernel, reset, tuple(states), cell, "xla" if backend == "auto" and reason else backend)
+    obstacle = _obstacle(cell, gates, kernel, states[0])
+    if backend == "auto" and obstacle:
+        backend = "xla"
+    check(backend == "xla" or not obstacle, f"{cell.name}: backend is {backend!r} with {obstacle}")
+    return _scan(gates, kernel, reset, tuple(states), cell, backend)
 
 
-def _off_chip(cell: Cell, gates: Array, kernel: Array, h0: Array) -> str | None:
+def _obstacle(cell: Cell, gates: Array, kernel: Array, h0: Array) -> str | None:
     """Why the kernel for the GPU does not take these arguments, if it does not."""
     floats = (jnp.float32, jnp.bfloat16)
     for name, x, dtypes in (("gates", gates, floats), ("kernel", kernel, floats), ("h0", h0, floats[:1])):
         if x.dtype not in dtypes:
             return f"{name} in {x.dtype}, expected {' or '.join(jnp.dtype(d).name for d in dtypes)}"
-    N, most = kernel.shape[0], MOST_ON_CHIP[cell.num_gates, jnp.dtype(kernel.dtype).name]
-    return f"N = {N}, expected at most {most} for a kernel in {kernel.dtype}" if most < N else None
+    N, most = kernel.shape[0], _widest_on_chip(cell.num_gates, kernel.dtype)
+    return f"N = {N}, expected at most {most} for a kernel in {kernel.dtype} on this card" if most < N else None
 
 
-# The widest U that a program of the kernel for the GPU keeps on chip; see `memrl.kernels.cells_triton`.
-MOST_ON_CHIP = {(3, "float32"): 64, (3, "bfloat16"): 128, (4, "float32"): 64, (4, "bfloat16"): 128}
+def _widest_on_chip(num_gates: int, dtype: Any) -> int:
+    """The largest N whose U a program of the kernel for the GPU keeps in shared memory."""
+    chip = 64 << 10 if compute_capability() in SMALL_CHIPS else 128 << 10  # for U, of 99 KiB, or of 163 or more
+    element = 8 if dtype == jnp.float32 else 2  # bytes; float32 as two parts, see `cells_triton`
+    N = 16
+    while num_gates * (2 * N) ** 2 * element <= chip:
+        N *= 2
+    return N
+
+
+SMALL_CHIPS = ("8.6", "8.9", "12.0", "12.1")  # compute capabilities with 99 KiB of shared memory to a program
 
 
 def _by_backend(gates, kernel, reset, states, cell, backend):

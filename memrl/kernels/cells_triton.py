@@ -1,17 +1,17 @@
-"""Recurrent cells on NVIDIA GPUs: one Pallas kernel, for its Triton back end, for all steps (Poeppel et al. 2024, FlashRNN).
+"""Recurrent cells on NVIDIA GPUs: one Pallas (Triton) kernel for all steps (Poeppel et al. 2024, "FlashRNN").
 
 A program owns some rows of the batch and walks through time with their state in registers. The recurrent matrix U is
-loaded once, before the first step, and stays on chip: a step reads its gates and writes its state, nothing else. What
-the next step reads is asked for one step ahead.
+loaded once, before the first step, and stays in shared memory: a step reads its gates and writes its state, nothing
+else, and what the next step reads is asked for before it. A wider U would have to come from the second-level cache at
+every step, and h go through global memory, since a program cannot hold a row in parts: that is left to XLA.
 
 The gradient's kernel walks back in the same way with the transpose of U, and leaves U's own gradient to one product
-afterwards. It reads the activations that the forward kernel saved. Per element of the state and float32 that moves, of
-a GRU, 8 numbers forward and 12 backward; to compute them again would take 4 and 11, but also h U once more, thus U twice
-on chip, its transpose and itself, which halves the largest N.
+afterwards. It reads the activations that the forward kernel saved. Of a GRU that is 8 numbers to and from memory
+forward and 12 backward, for each element of h. To compute them again would be 4 and 11, but takes h U once more and
+thus U twice on chip, as it is and transposed, which halves the widest N.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from memrl.types import Array
 
 # Not tuned on a card yet.
 ROWS = 16  # of the batch to a program; the fewest that tensor cores take
-NUM_WARPS = {16: 4, 32: 4, 64: 4, 128: 8}  # by the width of the state
+COLUMNS_PER_WARP = 8  # of a product; the fewest that tensor cores make. Compiled for an H100, none of it spills.
 
 
 def forward(
@@ -52,9 +52,9 @@ def forward(
     (T, B, _), N, G, S = gates.shape, kernel.shape[0], cell.num_gates, cell.num_states
     tiling = _Tiling(T, B, N)
 
-    def run(kernel_ref: Any, refs: Any) -> None:
+    def run(matrices: Any, refs: Any) -> None:
         tile = _Tile(tiling)
-        U = [tile.load_matrix(kernel_ref, k) for k in range(G)]
+        U = [tile.load_matrix(matrices, k) for k in range(G)]
 
         def load(t):
             return [tile.load(refs["gates"], t, k) for k in range(G)], tile.load_reset(refs["reset"], t)
@@ -70,7 +70,8 @@ def forward(
                 tile.store(ref, x, t)
             return tuple(states)
 
-        last = _walk(T, load, step, tuple(tile.load(ref) for ref in refs["states"]))
+        first = tuple(tile.load(ref) for ref in refs["states"])
+        last = _walk(range(T), load, step, first)
         for ref, x in zip(refs["last"], last, strict=True):
             tile.store(ref, x)
 
@@ -78,7 +79,7 @@ def forward(
     results = _call(
         run,
         tiling,
-        kernel,
+        jnp.moveaxis(kernel.reshape(N, G, N), 1, 0),
         {"gates": gates.reshape(T, B, G, N), "states": states, "reset": _numbers(reset)},
         {"after": [each] * (S if save else 1), "last": [final] * S, "saved": [each] * (cell.num_saved * save)},
         interpret,
@@ -99,34 +100,33 @@ def backward(
     *,
     interpret: bool = False,
 ) -> tuple[Array, Array | None, tuple[Array, ...]]:
-    """Gradients of h U, [T, B, G N] float32; of the gates, in `dtype`, where they are others; of the starting states."""
+    """Gradients of h U, [T, B, G N] float32, of the gates in `dtype`, where they are others, and of the first states."""
     (T, B, N), G, S = g.shape, cell.num_gates, cell.num_states
     tiling = _Tiling(T, B, N)
     same = cell.one_sum and dtype == jnp.float32
 
-    def run(kernel_ref: Any, refs: Any) -> None:
+    def run(matrices: Any, refs: Any) -> None:
         tile = _Tile(tiling)
-        U_transposed = [tile.load_matrix(kernel_ref, k).T for k in range(G)]
+        U_transposed = [tile.load_matrix(matrices, k) for k in range(G)]
 
-        def load(i):
-            t = T - 1 - i
+        def load(t):
             saved_t = [tile.load(ref, t) for ref in refs["saved"]]
             before = [tile.load_before(ref, first, t) for ref, first in zip(refs["after"], refs["states"], strict=True)]
             return tile.load(refs["g"], t), saved_t, tuple(before), tile.load_reset(refs["reset"], t)
 
-        def step(i, carry, loaded):
+        def step(t, carry, loaded):
             (dh, *dstates), states_t = carry
             g_t, saved_t, before, cut = loaded
             dstates, dgates, drecurrent = cell.backward((g_t + dh, *dstates), _keep(cut, before), states_t, saved_t)
             dh = sum((_dot(d, u, interpret) for d, u in zip(drecurrent, U_transposed, strict=True)), dstates[0])
             for k in range(G):
-                tile.store(refs["drecurrent"], drecurrent[k], T - 1 - i, k)
+                tile.store(refs["drecurrent"], drecurrent[k], t, k)
                 if not same:
-                    tile.store(refs["dgates"][0], dgates[k], T - 1 - i, k)
+                    tile.store(refs["dgates"][0], dgates[k], t, k)
             return _keep(cut, (dh, *dstates[1:])), before
 
         carry = tuple(tile.load(ref) for ref in refs["g_last"]), tuple(tile.load(ref, T - 1) for ref in refs["after"])
-        dstates, _ = _walk(T, load, step, carry)
+        dstates, _ = _walk(range(T - 1, -1, -1), load, step, carry)
         for ref, x in zip(refs["dstates"], dstates, strict=True):
             tile.store(ref, x)
 
@@ -134,7 +134,7 @@ def backward(
     results = _call(
         run,
         tiling,
-        kernel,
+        kernel.T.reshape(G, N, N),
         {"states": states, "after": after, "saved": saved, "g": g, "g_last": g_last, "reset": _numbers(reset)},
         {
             "drecurrent": like((T, B, G, N), jnp.float32),
@@ -147,27 +147,16 @@ def backward(
     return drecurrent, dgates[0] if dgates else None, tuple(results["dstates"])
 
 
-def _walk(T: int, load: Callable, step: Callable, carry: Any) -> Any:
-    """`carry = step(i, carry, load(i))` for i from 0 to T - 1; a step's loads are issued before the step before it.
+def _walk(steps: range, load: Callable, step: Callable, carry: Any) -> Any:
+    """`carry = step(t, carry, load(t))` for each t in `steps`; what a step reads is asked for before the one before."""
+    count, stride = len(steps), steps.step
 
-    Two steps to a turn of the loop, so that what was loaded need not move between registers, which would wait for it.
-    """
-
-    def two_steps(n, carry):
+    def one(i, carry):
         carry, loaded = carry
-        i = 2 * n
-        following = load(i + 1)
-        carry = step(i, carry, loaded)
-        loaded = load(i + 2)
-        return step(i + 1, carry, following), loaded
+        following = load(steps.start + stride * jnp.minimum(i + 1, count - 1))
+        return step(steps.start + stride * i, carry, loaded), following
 
-    turns = (T - 1) // 2
-    carry, loaded = lax.fori_loop(0, turns, two_steps, (carry, load(0)))
-    rest = range(2 * turns, T)
-    following = [load(i) for i in rest[1:]]
-    for i, values in zip(rest, [loaded, *following], strict=True):
-        carry = step(i, carry, values)
-    return carry
+    return lax.fori_loop(0, count, one, (carry, load(steps.start)))[0]
 
 
 def _dot(x: Array, U: Array, interpret: bool) -> Array:
@@ -229,8 +218,8 @@ class _Tile:
         return jnp.broadcast_to(cut[:, None], self.shape)
 
     def load_matrix(self, ref: Any, gate: int) -> Array:
-        """U of a gate, [N, N]."""
-        return triton.load(ref.at[:, jnp.int32(gate), :], mask=self.columns[:, None] & self.columns[None, :], other=0)
+        """That of a gate, [N, N]."""
+        return triton.load(ref.at[jnp.int32(gate)], mask=self.columns[:, None] & self.columns[None, :], other=0)
 
     def store(self, ref: Any, x: Array, t: Any = None, gate: int | None = None) -> None:
         """Writes a state, or that of step t, or a gate of step t."""
@@ -248,24 +237,26 @@ def _numbers(reset: Array | None) -> Array | None:
     return None if reset is None else reset.astype(jnp.int8)
 
 
-def _call(run: Callable, tiling: _Tiling, kernel: Array, inputs: Any, outputs: Any, interpret: bool) -> Any:
-    """`outputs` as `run(ref of U, refs)` fills them, given the refs of all of `inputs` and `outputs` by name."""
-    N = tiling.N
-    kernel = kernel.reshape(N, -1, N)
+def _call(run: Callable, tiling: _Tiling, matrices: Array, inputs: Any, outputs: Any, interpret: bool) -> Any:
+    """`outputs` as `run(ref of matrices, refs)` fills them, given the refs of all of `inputs` and `outputs` by name.
+
+    Each program gets the `matrices` [G, N, N] whole, and its rows of everything else.
+    """
     operands, tree = jax.tree.flatten(inputs)
     shapes, out_tree = jax.tree.flatten(outputs)
 
-    def body(kernel_ref, *refs):
-        run(kernel_ref, tree.unflatten(refs[: len(operands)]) | out_tree.unflatten(refs[len(operands) :]))
+    def body(matrices_ref, *refs):
+        run(matrices_ref, tree.unflatten(refs[: len(operands)]) | out_tree.unflatten(refs[len(operands) :]))
 
-    whole = pl.BlockSpec((tiling.columns, kernel.shape[1], tiling.columns), lambda i: (0, 0, 0))
+    whole = pl.BlockSpec((matrices.shape[0], tiling.columns, tiling.columns), lambda i: (0, 0, 0))
     results = pl.pallas_call(
         body,
         out_shape=shapes,
         grid=tiling.grid,
         in_specs=[whole, *(tiling.spec(x) for x in operands)],
         out_specs=[tiling.spec(x) for x in shapes],
-        compiler_params=triton.CompilerParams(num_warps=NUM_WARPS[tiling.columns]),
+        # One stage: the compiler adds no buffers to the loads that `_walk` orders.
+        compiler_params=triton.CompilerParams(num_warps=tiling.columns // COLUMNS_PER_WARP, num_stages=1),
         interpret=interpret,
-    )(kernel, *operands)
+    )(matrices, *operands)
     return out_tree.unflatten(results)

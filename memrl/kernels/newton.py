@@ -19,7 +19,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from memrl.errors import check
-from memrl.kernels.cells import Arrays, Cell, before_each_step, keep, states_one_by_one, step, step_backward, weight_gradients
+from memrl.kernels.cells import (
+    Arrays,
+    Cell,
+    before_each_step,
+    keep,
+    states_one_by_one,
+    step,
+    step_backward,
+    weight_gradients,
+)
 from memrl.kernels.linear_scan import linear_scan
 from memrl.types import Array
 

@@ -15,7 +15,6 @@ from memrl.kernels.gru import GRU
 from memrl.kernels.lstm import LSTM
 from memrl.kernels.newton import _jacobian_diagonal, solve
 
-
 CELLS = {"gru": (gru_scan, GRU), "lstm": (lstm_scan, LSTM)}
 every_cell = pytest.mark.parametrize("cell", CELLS)
 
