@@ -151,14 +151,14 @@ def before_each_step(reset: Array | None, first: Arrays, after: Arrays) -> tuple
     return keep(reset, [jnp.concatenate([s0[None], s])[:-1] for s0, s in zip(first, after, strict=True)])
 
 
-def step(cell: Cell, gates: Array, kernel: Array, states: Arrays) -> tuple[Arrays, Arrays]:
+def cell_step(cell: Cell, gates: Array, kernel: Array, states: Arrays) -> tuple[Arrays, Arrays]:
     """The states after a step, or after many at once, [..., B, N], and what the gradient needs besides them."""
     h = states[0]
     recurrent = jnp.dot(h.astype(kernel.dtype), kernel, preferred_element_type=h.dtype)
     return cell.forward(split(cell, gates.astype(h.dtype)), split(cell, recurrent), states)
 
 
-def step_backward(
+def cell_step_backward(
     cell: Cell, kernel: Array, dstates: Arrays, before: Arrays, after: Arrays, saved: Arrays
 ) -> tuple[Arrays, Array, Arrays | None]:
     """Gradients of the states before a step, of h U, [..., B, G N], and of the gates where they are not the same."""
@@ -187,7 +187,7 @@ def _sequential(gates, kernel, reset, *states, cell, save):
 
     def forward(states, inputs):
         gates_t, reset_t = inputs
-        states, saved = step(cell, gates_t, kernel, keep(reset_t, states))
+        states, saved = cell_step(cell, gates_t, kernel, keep(reset_t, states))
         return tuple(states), (tuple(states), tuple(saved)) if save else (tuple(states[:1]), ())
 
     last, (after, saved) = lax.scan(forward, states, (gates, reset))
@@ -199,7 +199,7 @@ def _sequential_backward(gates, kernel, reset, states, after, saved, g, g_last, 
 
     def backward(dstates, inputs):
         g_t, reset_t, *rest = inputs
-        dstates, drecurrent, dgates = step_backward(cell, kernel, (g_t + dstates[0], *dstates[1:]), *rest)
+        dstates, drecurrent, dgates = cell_step_backward(cell, kernel, (g_t + dstates[0], *dstates[1:]), *rest)
         return keep(reset_t, dstates), (drecurrent, dgates)
 
     dstates, gradients = lax.scan(backward, g_last, (g, reset, before, after, saved), reverse=True)

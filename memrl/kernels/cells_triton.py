@@ -100,7 +100,7 @@ def backward(
     *,
     interpret: bool = False,
 ) -> tuple[Array, Array | None, tuple[Array, ...]]:
-    """Gradients of h U, [T, B, G N] float32, of the gates in `dtype`, where they are others, and of the first states."""
+    """Gradients of h U, [T, B, G N] float32, of the gates in `dtype`, where they are others, of the first states."""
     (T, B, N), G, S = g.shape, cell.num_gates, cell.num_states
     tiling = _Tiling(T, B, N)
     same = cell.one_sum and dtype == jnp.float32

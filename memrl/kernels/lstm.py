@@ -42,6 +42,7 @@ def lstm_scan(
     backend = resolve_backend("lstm_scan", backend, ("auto", "reference", "xla", "newton", "pallas", "interpret"))
     check_cell_arguments(LSTM, gates, kernel, h0, reset)
     check(c0.shape == h0.shape, f"lstm_scan: c0 has shape {c0.shape}, expected {h0.shape} like h0")
+    check(c0.dtype == h0.dtype, f"lstm_scan: c0 has dtype {c0.dtype}, expected {h0.dtype} like h0")
     if backend == "newton":
         h, (h_last, c_last) = newton_scan(LSTM, gates, kernel, (h0, c0), reset, newton)
     else:
@@ -65,7 +66,7 @@ def _backward(dstates, before, after, saved):
     df = dc * c_tm1 * f * (1 - f)
     di = dc * g * i * (1 - i)
     dg = dc * i * (1 - g * g)
-    return (0.0, dc * f), (di, df, dg, do), (di, df, dg, do)
+    return (jnp.zeros_like(dh), dc * f), (di, df, dg, do), (di, df, dg, do)
 
 
 LSTM = Cell("lstm_scan", 4, 2, 4, _forward, _backward, one_sum=True)

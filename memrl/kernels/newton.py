@@ -23,10 +23,10 @@ from memrl.kernels.cells import (
     Arrays,
     Cell,
     before_each_step,
+    cell_step,
+    cell_step_backward,
     keep,
     states_one_by_one,
-    step,
-    step_backward,
     weight_gradients,
 )
 from memrl.kernels.linear_scan import linear_scan
@@ -71,7 +71,7 @@ _newton: Any = jax.custom_vjp(_by_newton, nondiff_argnums=(4, 5))
 def _newton_forward(gates, kernel, states, reset, cell, options):
     def one_step(before):
         before = keep(reset, _states(cell, before))
-        after, saved = step(cell, gates, kernel, before)
+        after, saved = cell_step(cell, gates, kernel, before)
         return _joined(after), _jacobian_diagonal(cell, kernel, before, after, saved)
 
     first = _joined(states)
@@ -87,18 +87,18 @@ def _newton_backward(cell, options, residuals, cotangents):
     gates, kernel, states, reset, after = residuals
     g, g_last = cotangents
     before = before_each_step(reset, states, after)
-    after, saved = step(cell, gates, kernel, before)
+    after, saved = cell_step(cell, gates, kernel, before)
     diagonal = _jacobian_diagonal(cell, kernel, before, after, saved)
 
     def back(reset, g, later, *values):
         """What a step, or each of many, hands on, and the gradients of its gates."""
         dh, *rest = _states(cell, later)
-        dstates, *gradients = step_backward(cell, kernel, (g + dh, *rest), *values)
-        return _joined(keep(reset, dstates)), gradients
+        dstates, drecurrent, dgates = cell_step_backward(cell, kernel, (g + dh, *rest), *values)
+        return _joined(keep(reset, dstates)), drecurrent, dgates
 
     def one_by_one():
         def one_step(later, inputs):
-            y, _ = back(*inputs[:2], later, *inputs[2:])
+            y, *_ = back(*inputs[:2], later, *inputs[2:])
             return y, y
 
         return lax.scan(one_step, last, (reset, g, before, after, saved), reverse=True)[1]
@@ -114,8 +114,8 @@ def _newton_backward(cell, options, residuals, cotangents):
         reverse=True,
     )
     y = jnp.concatenate([lax.cond(solved, lambda: y, one_by_one), last[None]])
-    _, gradients = back(reset, g, y[1:], before, after, saved)
-    return *weight_gradients(gates, kernel, before[0], *gradients), tuple(_states(cell, y[0])), None
+    _, drecurrent, dgates = back(reset, g, y[1:], before, after, saved)
+    return *weight_gradients(gates, kernel, before[0], drecurrent, dgates), tuple(_states(cell, y[0])), None
 
 
 _newton.defvjp(_newton_forward, _newton_backward)
@@ -132,10 +132,11 @@ def _states(cell: Cell, joined: Array) -> Arrays:
 def _jacobian_diagonal(cell: Cell, kernel: Array, before: Arrays, after: Arrays, saved: Arrays) -> Array:
     """d s_i / d s_{t-1, i} of every state s, [T, B, S N]: the gradient of s_i when nothing else has one."""
     N, S = kernel.shape[0], cell.num_states
-    through_kernel = jnp.diagonal(kernel.reshape(N, cell.num_gates, N), axis1=0, axis2=2).astype(after[0].dtype)
+    dtype = after[0].dtype
+    through_kernel = jnp.diagonal(kernel.reshape(N, cell.num_gates, N), axis1=0, axis2=2).astype(dtype)
 
     def diagonal(s: int) -> Array:
-        direct, _, drecurrent = cell.backward([float(k == s) for k in range(S)], before, after, saved)
+        direct, _, drecurrent = cell.backward(tuple(jnp.eye(S, dtype=dtype)[s]), before, after, saved)
         if s > 0:  # h alone goes through the kernel
             return direct[s]
         return direct[s] + sum(d * u for d, u in zip(drecurrent, through_kernel[:, None, None], strict=True))

@@ -68,7 +68,7 @@ def test_the_diagonal_is_that_of_the_jacobian(cell):
     jacobian = jax.jacobian(last)(states)  # of every state after the step, by each state before it
     expected = np.diagonal(np.concatenate([j[:, 0] for j in jacobian], -1))
     before = [s[None] for s in states]
-    after, saved = cells.step(cell, gates, kernel, before)
+    after, saved = cells.cell_step(cell, gates, kernel, before)
     assert_close(_jacobian_diagonal(cell, kernel, before, after, saved)[0, 0], expected, 1e-6)
 
 
