@@ -88,6 +88,8 @@ def _obstacle(cell: Cell, gates: Array, kernel: Array, h0: Array) -> str | None:
     for name, x, dtypes in (("gates", gates, floats), ("kernel", kernel, floats), ("h0", h0, floats[:1])):
         if x.dtype not in dtypes:
             return f"{name} in {x.dtype}, expected {' or '.join(jnp.dtype(d).name for d in dtypes)}"
+    if gates.size >= 2**31:
+        return f"gates of {gates.size} numbers, expected fewer than 2**31, which its addresses count"
     N, most = kernel.shape[0], _widest_on_chip(cell.num_gates, kernel.dtype)
     return f"N = {N}, expected at most {most} for a kernel in {kernel.dtype} on this card" if most < N else None
 
