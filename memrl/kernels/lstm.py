@@ -1,17 +1,24 @@
-"""The recurrent half of an LSTM over a whole sequence; see `memrl.kernels.gru` for why it looks like this."""
+"""The recurrent half of an LSTM over a whole sequence; see `memrl.kernels.cells` for what runs its equations."""
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from memrl.errors import check
 from memrl.kernels.backends import resolve_backend
-from memrl.kernels.gru import check_cell_arguments, keep
+from memrl.kernels.cells import Cell, cell_scan, check_cell_arguments
+from memrl.kernels.newton import DEFAULT_NEWTON, NewtonOptions, newton_scan
 from memrl.types import Array
 
 
 def lstm_scan(
-    gates: Array, kernel: Array, h0: Array, c0: Array, reset: Array | None = None, *, backend: str = "auto"
+    gates: Array,
+    kernel: Array,
+    h0: Array,
+    c0: Array,
+    reset: Array | None = None,
+    *,
+    backend: str = "auto",
+    newton: NewtonOptions = DEFAULT_NEWTON,
 ) -> tuple[Array, tuple[Array, Array]]:
     """Runs an LSTM (Hochreiter & Schmidhuber 1997, with forget gate) along the first axis.
 
@@ -23,73 +30,43 @@ def lstm_scan(
         kernel: U = [U_i, U_f, U_g, U_o], [N, 4N].
         h0, c0: hidden and cell state before the first step, [B, N] float32.
         reset: [T, B] bool; true where both states before step t are zero.
-        backend: "auto", "reference" (differentiated by JAX) or "xla" (its own backward pass).
+        backend: as in `gru_scan`: "auto", "reference", "xla", "newton", "pallas" or "interpret".
+        newton: when "newton" stops.
 
     Returns:
         h [T, B, N] and the last (h, c), each [B, N], in h0's dtype.
+
+    Raises:
+        MemrlError: for sizes that do not match, or with "pallas" a U that does not fit on chip.
     """
-    backend = resolve_backend("lstm_scan", backend, ("reference", "xla"))
-    check_cell_arguments("lstm_scan", 4, gates, kernel, h0, reset)
+    backend = resolve_backend("lstm_scan", backend, ("auto", "reference", "xla", "newton", "pallas", "interpret"))
+    check_cell_arguments(LSTM, gates, kernel, h0, reset)
     check(c0.shape == h0.shape, f"lstm_scan: c0 has shape {c0.shape}, expected {h0.shape} like h0")
-    return {"reference": _reference, "xla": _xla}[backend](gates, kernel, h0, c0, reset)
+    check(c0.dtype == h0.dtype, f"lstm_scan: c0 has dtype {c0.dtype}, expected {h0.dtype} like h0")
+    if backend == "newton":
+        h, (h_last, c_last) = newton_scan(LSTM, gates, kernel, (h0, c0), reset, newton)
+    else:
+        h, (h_last, c_last) = cell_scan(LSTM, gates, kernel, (h0, c0), reset, backend)
+    return h, (h_last, c_last)
 
 
-def _cell(gates_t, kernel, h, c):
-    recurrent = jnp.dot(h.astype(kernel.dtype), kernel, preferred_element_type=h.dtype)
-    i, f, g, o = jnp.split(gates_t.astype(h.dtype) + recurrent, 4, -1)
+def _forward(gates, recurrent, states):
+    _, c = states
+    i, f, g, o = (x + u for x, u in zip(gates, recurrent, strict=True))
     i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
     c = f * c + i * g
+    return (o * jnp.tanh(c), c), (i, f, g, o)
+
+
+def _backward(dstates, before, after, saved):
+    (dh, dc), (_, c_tm1), (_, c), (i, f, g, o) = dstates, before, after, saved
     tanh_c = jnp.tanh(c)
-    return o * tanh_c, c, (i, f, g, o, tanh_c)
+    dc = dc + dh * o * (1 - tanh_c * tanh_c)
+    do = dh * tanh_c * o * (1 - o)
+    df = dc * c_tm1 * f * (1 - f)
+    di = dc * g * i * (1 - i)
+    dg = dc * i * (1 - g * g)
+    return (jnp.zeros_like(dh), dc * f), (di, df, dg, do), (di, df, dg, do)
 
 
-def _reference(gates, kernel, h0, c0, reset):
-    def step(carry, inputs):
-        gates_t, reset_t = inputs
-        h, c = (keep(reset_t, x) for x in carry)
-        h, c, _ = _cell(gates_t, kernel, h, c)
-        return (h, c), h
-
-    last, h = lax.scan(step, (h0, c0), (gates, reset))
-    return h, last
-
-
-@jax.custom_vjp
-def _xla(gates, kernel, h0, c0, reset):
-    return _reference(gates, kernel, h0, c0, reset)
-
-
-def _xla_forward(gates, kernel, h0, c0, reset):
-    def step(carry, inputs):
-        gates_t, reset_t = inputs
-        h_tm1, c_tm1 = (keep(reset_t, x) for x in carry)
-        h, c, activations = _cell(gates_t, kernel, h_tm1, c_tm1)
-        return (h, c), (h, (h_tm1, c_tm1, *activations))
-
-    last, (h, saved) = lax.scan(step, (h0, c0), (gates, reset))
-    return (h, last), (gates, kernel, reset, saved)
-
-
-def _xla_backward(residuals, cotangents):
-    gates, kernel, reset, saved = residuals
-    g_h, last = cotangents
-
-    def step(carry, inputs):
-        dh, dc = carry
-        g_t, reset_t, (_, c_tm1, i, f, g, o, tanh_c) = inputs
-        dh = dh + g_t
-        dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        do = dh * tanh_c * o * (1 - o)
-        df = dc * c_tm1 * f * (1 - f)
-        di = dc * g * i * (1 - i)
-        dg = dc * i * (1 - g * g)
-        dgates = jnp.concatenate([di, df, dg, do], -1)
-        dh = jnp.dot(dgates.astype(kernel.dtype), kernel.T, preferred_element_type=dc.dtype)
-        return (keep(reset_t, dh), keep(reset_t, dc * f)), dgates
-
-    (dh0, dc0), dgates = lax.scan(step, last, (g_h, reset, saved), reverse=True)
-    dkernel = jnp.einsum("tbn,tbm->nm", saved[0], dgates).astype(kernel.dtype)
-    return dgates.astype(gates.dtype), dkernel, dh0, dc0, None
-
-
-_xla.defvjp(_xla_forward, _xla_backward)
+LSTM = Cell("lstm_scan", 4, 2, 4, _forward, _backward, one_sum=True)

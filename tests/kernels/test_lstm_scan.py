@@ -26,3 +26,5 @@ class TestLSTM(CellChecks):
         (gates, kernel, h0, _), _ = self.problem()
         with pytest.raises(MemrlError, match=r"^lstm_scan: c0 has shape \(1, 3\), expected \(2, 3\) like h0$"):
             lstm_scan(gates, kernel, h0, jnp.zeros((1, N)))
+        with pytest.raises(MemrlError, match=r"^lstm_scan: c0 has dtype bfloat16, expected float32 like h0$"):
+            lstm_scan(gates, kernel, h0, jnp.zeros((2, N), jnp.bfloat16))

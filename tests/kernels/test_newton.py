@@ -1,74 +1,75 @@
 """Recurrences parallel in time: equal to the loop where the iteration converges, and else the loop itself."""
 
-import functools
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_gru_scan
-from cell_checks import CellChecks, quick_jit
+from cell_checks import quick_jit
 from cores.numeric import assert_close, normal
 
 from memrl import MemrlError
-from memrl.kernels import NewtonOptions, gru_scan
-from memrl.kernels.newton import solve
+from memrl.kernels import NewtonOptions, cells, gru_scan, lstm_scan
+from memrl.kernels.gru import GRU
+from memrl.kernels.lstm import LSTM
+from memrl.kernels.newton import _jacobian_diagonal, solve
+
+CELLS = {"gru": (gru_scan, GRU), "lstm": (lstm_scan, LSTM)}
+every_cell = pytest.mark.parametrize("cell", CELLS)
 
 
-@functools.wraps(gru_scan)
-def gru_by_newton(*args: Any, backend: str = "auto", **kwargs: Any) -> Any:
-    return gru_scan(*args, **kwargs, backend="newton" if backend in ("auto", "xla") else backend)
-
-
-class TestGRUByNewton(CellChecks):
-    scan = gru_by_newton
-    num_gates, num_states = 3, 1
-    cell = staticmethod(test_gru_scan.TestGRU.cell)
-
-
-def gru_problem(T: int, B: int, N: int, scale: float) -> Any:
+def problem(cell: str, T: int, B: int, N: int, scale: float) -> Any:
+    """The scan's arguments but for the reset, which comes second."""
+    G, S = CELLS[cell][1].num_gates, CELLS[cell][1].num_states
     rng = np.random.default_rng(0)
-    gates, kernel = normal(rng, (T, B, 3 * N)), np.float32(scale / np.sqrt(N)) * normal(rng, (N, 3 * N))
-    return *map(jnp.asarray, (gates, kernel, normal(rng, (B, N)))), rng.random((T, B)) < 0.02
+    gates, kernel = normal(rng, (T, B, G * N)), np.float32(scale / np.sqrt(N)) * normal(rng, (N, G * N))
+    return [jnp.asarray(x) for x in (gates, kernel, *normal(rng, (S, B, N)))], rng.random((T, B)) < 0.02
 
 
-def gradients(backend: str, options: NewtonOptions, arguments: Any) -> Any:
-    def loss(gates, kernel, h0, reset):
-        h, last = gru_scan(gates, kernel, h0, reset, backend=backend, newton=options)
-        return jnp.sum(jnp.sin(3 * h)) + jnp.sum(last), h
+def gradients(cell: str, backend: str, options: NewtonOptions, arguments: Any, reset: Any) -> Any:
+    def loss(arguments):
+        h, last = CELLS[cell][0](*arguments, reset, backend=backend, newton=options)
+        return jnp.sum(jnp.sin(3 * h)) + sum(map(jnp.sum, jax.tree.leaves(last))), h
 
-    return quick_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(*arguments)
+    return quick_jit(jax.value_and_grad(loss, has_aux=True))(arguments)
 
 
+@every_cell
 @pytest.mark.parametrize(("scale", "iterations"), [(0.5, 24), (1.0, 60)])
-def test_long_sequences_need_few_iterations(scale, iterations, monkeypatch):
+def test_long_sequences_need_few_iterations(cell, scale, iterations, monkeypatch):
     monkeypatch.setattr("jax.lax.cond", lambda solved, newton, one_by_one: newton())  # no falling back
-    arguments = gru_problem(400, 2, 8, scale)
-    (_, expected), expected_gradients = gradients("reference", NewtonOptions(), arguments)
-    (_, h), actual = gradients("newton", NewtonOptions(iterations), arguments)
+    arguments = problem(cell, 400, 2, 8, scale)
+    (_, expected), expected_gradients = gradients(cell, "reference", NewtonOptions(), *arguments)
+    (_, h), actual = gradients(cell, "newton", NewtonOptions(iterations), *arguments)
     assert_close(h, expected, 1e-5)
     assert_close(actual, expected_gradients, 1e-4)
 
 
+@every_cell
 @pytest.mark.parametrize("scale", [0.5, 4.0])
-def test_what_does_not_converge_is_computed_step_by_step(scale):
-    arguments = gru_problem(40, 2, 8, scale)
-    (_, expected), expected_gradients = gradients("reference", NewtonOptions(), arguments)
-    (_, h), actual = gradients("newton", NewtonOptions(iterations=2), arguments)
+def test_what_does_not_converge_is_computed_step_by_step(cell, scale):
+    arguments = problem(cell, 40, 2, 8, scale)
+    (_, expected), expected_gradients = gradients(cell, "reference", NewtonOptions(), *arguments)
+    (_, h), actual = gradients(cell, "newton", NewtonOptions(iterations=2), *arguments)
     assert_close(h, expected, 1e-6)
     assert_close(actual, expected_gradients, 1e-5)
 
 
-def test_the_diagonal_is_that_of_the_jacobian():
+@every_cell
+def test_the_diagonal_is_that_of_the_jacobian(cell):
     """A wrong one converges too, later."""
-    gates, kernel, h0, _ = gru_problem(1, 1, 5, 1.0)
-    module = sys.modules["memrl.kernels.gru"]
-    jacobian = jax.jacobian(lambda h: gru_scan(gates, kernel, h, backend="reference")[1])(h0)[0, :, 0, :]
-    saved = module._cell(gates, kernel, h0[None])[1:]
-    diagonal = module._jacobian_diagonal(module._diagonals(kernel, jnp.float32), h0[None], *saved)
-    assert_close(diagonal[0, 0], np.diagonal(jacobian), 1e-6)
+    (gates, kernel, *states), _ = problem(cell, 1, 1, 5, 1.0)
+    scan, cell = CELLS[cell]
+
+    def last(states):
+        return jnp.concatenate(jax.tree.leaves(scan(gates, kernel, *states, backend="reference")[1]), -1)[0]
+
+    jacobian = jax.jacobian(last)(states)  # of every state after the step, by each state before it
+    expected = np.diagonal(np.concatenate([j[:, 0] for j in jacobian], -1))
+    before = [s[None] for s in states]
+    after, saved = cells.cell_step(cell, gates, kernel, before)
+    assert_close(_jacobian_diagonal(cell, kernel, before, after, saved)[0, 0], expected, 1e-6)
 
 
 def cubic(T: int) -> Any:
