@@ -1,16 +1,21 @@
 """The selective scan on NVIDIA GPUs: Pallas kernels for its Triton back end.
 
 A program owns some channels of one environment and walks through time with their states in registers, so that of the
-states only those before each chunk go to memory: N / CHUNK times what one sequence of inputs takes. The backward
-kernel takes the chunks from the last to the first, computes a chunk's states again, and keeps them in registers until
-it has gone back through the chunk. What sums over all channels (the gradients of B and C) or over all environments
-(of A and D) leaves a program as a partial sum, and XLA adds them up, always in the same order.
+states only those before each chunk go to memory: N / chunk times what one sequence of inputs takes. The backward
+kernel goes from the last step to the first. It computes the states of HELD steps again, from where their chunk begins,
+holds them in registers and goes back through them. Keeping them in memory would cost N reads and writes of a number
+for each of x; computing them costs an exponential and three more instructions each.
+
+What sums over all channels (the gradients of B and C) or over all environments (of A and D) leaves a program as a
+partial sum, and XLA adds them up, always in the same order.
 
 A tile of states is [N / INNER, channels, INNER]: Triton gives the lanes of a warp to the last axes, so that each sum,
 over states or over channels, is mostly a thread's own and takes few exchanges between threads. One warp makes a
 program: no sum crosses warps, and none waits for another.
 """
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -24,8 +29,10 @@ from memrl.types import Array
 
 # Not tuned on a card yet.
 CHANNELS = 32  # of a tile, a power of two
+HELD = 4  # steps whose states are in registers at once, a divisor of the chunk; Triton takes minutes to compile 8
 INNER = 4  # states of a channel that lie in neighbouring threads, a power of two
 NUM_WARPS = 1
+LN_2 = math.log(2)
 
 Named: TypeAlias = dict[str, Any]
 
@@ -62,15 +69,17 @@ def forward(
 
     def kernel(refs):
         tile = _Tile(tiling, refs)
-        A, skip = tile.state("A"), tile.skip()
+        A, skip = tile.state("A") / LN_2, tile.skip()  # exp(dt A) by a power of two
 
         def run(m, h):
             if keep_starts:
                 tile.store_state("starts", h, m)
-            steps = [m * tiling.chunk + k for k in range(tiling.chunk)]
+            return lax.fori_loop(0, tiling.parts, lambda p, h: part(tiling.steps(m, p), h), h)
+
+        def part(steps, h):
             loaded = [tile.step(t, "x", "dt", "B", "C") for t in steps]
             for t, (x_t, dt_t, B_t, C_t, cut) in zip(steps, loaded, strict=True):
-                h = tile.only_live(_keep(cut, jnp.exp(dt_t * A) * h) + (dt_t * x_t) * B_t)
+                h = tile.next_state(h, A, x_t, dt_t, B_t, cut)
                 tile.store_channels("y", _over_states(C_t * h) + skip * x_t, t)
             return h
 
@@ -117,31 +126,36 @@ def backward(
 
     def kernel(refs):
         tile = _Tile(tiling, refs)
-        A, skip = tile.state("A"), tile.skip()
+        A, skip = tile.state("A") / LN_2, tile.skip()  # exp(dt A) by a power of two
 
         def run(n, carry):
-            flow, dA, dD = carry  # flow: exp(dt_{t+1} A) lambda_{t+1}, already cut by resets
             m = tiling.M - 1 - n
-            steps = [m * tiling.chunk + k for k in range(tiling.chunk)]
-            states = [tile.state("starts", m)]
-            for t in steps:
-                x_t, dt_t, B_t, cut = tile.step(t, "x", "dt", "B")
-                h = _keep(cut, jnp.exp(dt_t * A) * states[-1]) + (dt_t * x_t) * B_t
-                states.append(tile.only_live(h))
+            return lax.fori_loop(0, tiling.parts, lambda n, carry: part(m, tiling.parts - 1 - n, carry), carry)
+
+        def part(m, p, carry):
+            flow, dA, dD = carry  # flow: exp(dt_{t+1} A) lambda_{t+1}, already cut by resets
+            start = tile.state("starts", m)
+            states = [lax.fori_loop(0, p, lambda p, h: forward_again(tiling.steps(m, p), h)[-1], start)]
+            steps = tiling.steps(m, p)
+            states += forward_again(steps, states[0])
             for t, h_tm1, h in reversed(list(zip(steps, states, states[1:], strict=False))):
                 x_t, dt_t, B_t, C_t, g_t, cut = tile.step(t, "x", "dt", "B", "C", "g")
-                decay = jnp.exp(dt_t * A)
+                decay = jnp.exp2(dt_t * A)
                 adjoint = tile.only_live(flow + C_t * g_t)
                 flow = _keep(cut, decay * adjoint)
                 through_decay = tile.only_live(_keep(cut, decay * adjoint * h_tm1), t)
                 into = _over_states(adjoint * B_t)
                 tile.store_channels("dx", into * dt_t + skip * g_t, t)
-                tile.store_channels("ddt", _over_states(through_decay * A) + into * x_t, t)
+                tile.store_channels("ddt", LN_2 * _over_states(through_decay * A) + into * x_t, t)
                 tile.store_sum("dB", adjoint * (dt_t * x_t), t)
                 tile.store_sum("dC", h * g_t, t)
                 dA = dA + through_decay * dt_t
                 dD = dD + g_t * x_t
             return flow, dA, dD
+
+        def forward_again(steps, h):
+            loaded = [tile.step(t, "x", "dt", "B") for t in steps]
+            return list(itertools.accumulate(loaded, lambda h, step: tile.next_state(h, A, *step), initial=h))[1:]
 
         nothing = jnp.zeros(tiling.shape, jnp.float32)
         start = tile.state("g_last"), nothing, jnp.zeros((1, tiling.channels, 1), jnp.float32)
@@ -177,13 +191,23 @@ class _Tiling:
     def __init__(self, x: Array, A: Array, chunk: int):
         self.T, self.b, self.d = x.shape
         self.N = A.shape[0]
-        self.chunk = min(chunk, self.T)
-        self.M = pl.cdiv(self.T, self.chunk)
+        self.chunk, self.M = chunk, pl.cdiv(self.T, chunk)
+        self.held = min(HELD, self.T)
+        self.parts = pl.cdiv(min(chunk, self.T), self.held)  # of a chunk
         self.width = pl.next_power_of_2(self.N)
         inner = min(INNER, self.width)
         self.channels = min(CHANNELS, pl.next_power_of_2(self.d))
         self.shape = (self.width // inner, self.channels, inner)
         self.grid = (self.b, pl.cdiv(self.d, self.channels))
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether the last chunk has steps beyond the end."""
+        return self.M * self.parts * self.held != self.T
+
+    def steps(self, m: Any, p: Any) -> list:
+        """Those of part p of chunk m."""
+        return [m * self.chunk + p * self.held + k for k in range(self.held)]
 
     def states(self, *leading: int) -> jax.ShapeDtypeStruct:
         """[..., b, N, d]."""
@@ -246,6 +270,10 @@ class _Tile:
         """D, [1, channels, 1], or zero."""
         return _load(self.refs["D"], self.channels)[None, :, None] if "D" in self.refs else 0.0
 
+    def next_state(self, h: Array, A: Array, x_t: Array, dt_t: Array, B_t: Array, cut: Array | None) -> Array:
+        """h_t; A in powers of two."""
+        return self.only_live(_keep(cut, jnp.exp2(dt_t * A) * h) + (dt_t * x_t) * B_t)
+
     def only_live(self, x: Array, t: Any = None) -> Array:
         """`x`, zero beyond the edges and, where t is given, beyond the end: there may be NaN where inf came in."""
         end = None if t is None else self._until_end(t)
@@ -276,7 +304,7 @@ class _Tile:
 
     def _until_end(self, t: Any, mask: Any = None) -> Any:
         """`mask` where step t exists; None for a mask that is true everywhere."""
-        if self.tiling.T % self.tiling.chunk == 0:
+        if not self.tiling.has_tail:
             return mask
         return t < self.tiling.T if mask is None else mask & (t < self.tiling.T)
 

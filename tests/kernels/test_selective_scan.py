@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from memrl import MemrlError
-from memrl.kernels import backends, selective_scan
+from memrl.kernels import backends, selective_scan, selective_scan_triton
 
 module = importlib.import_module("memrl.kernels.selective_scan")
 T, B, D, N = 7, 2, 3, 2
-CHUNK = module.CHUNK
+CHUNK, HELD = module.CHUNK, selective_scan_triton.HELD
 FLOAT32 = 5e-6
 NONE, ALL = np.zeros((T, B), bool), np.ones((T, B), bool)
 every_backend = pytest.mark.parametrize("backend", ["reference", "xla", "interpret"])
@@ -29,9 +29,17 @@ every_backend = pytest.mark.parametrize("backend", ["reference", "xla", "interpr
 @pytest.fixture(autouse=True, scope="module")
 def short_chunks():
     """So that 7 steps are several chunks and a tail; and what the interpreter makes of a chunk compiles faster."""
-    module.CHUNK = 2
-    yield
-    module.CHUNK = CHUNK
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", 4)
+        patch.setattr(selective_scan_triton, "HELD", 2)
+        yield
+
+
+@pytest.fixture
+def long_chunks(monkeypatch):
+    """Those that are used."""
+    monkeypatch.setattr(module, "CHUNK", CHUNK)
+    monkeypatch.setattr(selective_scan_triton, "HELD", HELD)
 
 
 def problem(seed=0, steps=T, batch=B, D=D, N=N) -> Any:
@@ -102,8 +110,7 @@ def test_sizes_at_the_edge(backend, steps, batch):
 
 
 @pytest.mark.parametrize("steps", [16, 17, 40])
-def test_the_chunks_that_are_used(steps, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", CHUNK)
+def test_the_chunks_that_are_used(steps, long_chunks):
     arguments, weights = problem(steps=steps)
     reset = np.random.default_rng(0).random((steps, B)) < 0.1
     expected = run(arguments, weights, reset, backend="reference")
@@ -195,10 +202,9 @@ def lowered(dtype, platform, backend="auto", sizes=(T, B, D, N)):
 
 @pytest.mark.parametrize("sizes", [(16, B, 64, 16), (13, 3, 45, 5)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_gpu_gets_the_kernels(dtype, sizes, monkeypatch):
+def test_a_gpu_gets_the_kernels(dtype, sizes, long_chunks, monkeypatch):
     """Triton's dialect takes the kernels on a machine without a GPU too, so that it says here what cannot be lowered."""
     monkeypatch.setattr(backends, "has_platform", lambda platform: True)
-    monkeypatch.setattr(module, "CHUNK", CHUNK)
     for program, kernels in zip(lowered(dtype, "cuda", sizes=sizes), (1, 2), strict=True):
         assert program.count("xla.gpu.triton") == kernels
         assert "stablehlo.while" not in program
@@ -232,8 +238,7 @@ def test_pallas_is_refused_where_there_is_no_gpu():
 @pytest.mark.gpu
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")
 @pytest.mark.parametrize("sizes", [(T, B, D, N), (129, 5, 45, 5), (64, 8, 128, 16), (1, 1, 1, 1)])
-def test_the_compiled_kernel_equals_the_reference(sizes, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", CHUNK)
+def test_the_compiled_kernel_equals_the_reference(sizes, long_chunks):
     steps, batch, channels, states = sizes
     arguments, weights = problem(steps=steps, batch=batch, D=channels, N=states)
     reset = np.random.default_rng(1).random((steps, batch)) < 0.1
