@@ -32,7 +32,7 @@ def resolve_backend(kernel: str, backend: str, available: tuple[str, ...]) -> st
 
 
 def by_platform(
-    kernel: str, backend: str, *, cpu: Callable, cuda: Callable, other: Callable | None = None
+    kernel: str, backend: str, *, cpu: Callable, cuda: Callable, other: Callable | None = None, axes: str | None = None
 ) -> Callable[..., Any]:
     """Which implementation of `kernel` runs for `backend`; with "auto" known only when a program is lowered.
 
@@ -42,16 +42,25 @@ def by_platform(
         cpu: XLA's operations as a CPU likes them best; takes arrays (or None) and returns arrays.
         cuda: the same by a Pallas kernel; takes the keyword `interpret` besides.
         other: XLA's operations for other platforms; `cpu` when not given.
+        axes: where arguments and results have their batch axis, "TBN BN -> TBN", so that each of several devices runs
+            the kernel on its own rows; see `memrl.kernels.sharding`. Without it all devices run it on all rows.
     """
     other = cpu if other is None else other
+
+    def kernel_of(interpret: bool) -> Callable[..., Any]:
+        from memrl.kernels.sharding import over_batch
+
+        run = partial(cuda, interpret=interpret)
+        return run if axes is None else over_batch(run, axes)
+
     match backend:
         case "interpret":
-            return partial(cuda, interpret=True)
+            return kernel_of(interpret=True)
         case "pallas":
-            compiled = partial(cuda, interpret=False)
+            compiled = kernel_of(interpret=False)
             return lambda x, *rest: compiled(only_on("cuda", x, kernel=kernel, backend="pallas"), *rest)
         case "auto" if has_platform("cuda"):
-            compiled = partial(cuda, interpret=False)
+            compiled = kernel_of(interpret=False)
             return lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, cuda=compiled, default=other)
     return cpu if other is cpu else lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, default=other)
 

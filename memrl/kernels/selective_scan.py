@@ -117,7 +117,8 @@ def _float32(*arrays: Array) -> tuple[Array, ...]:
 
 
 def _values(x, dt, A, B, C, D, h0, reset, backend):
-    run = by_platform("selective_scan", backend, cpu=_xla, cuda=_triton)
+    axes = "TBD TBD ND TBN TBN D BND TB -> TBD BND"
+    run = by_platform("selective_scan", backend, cpu=_xla, cuda=_triton, axes=axes)
     return run(x, dt, A, B, C, D, h0, reset)
 
 
@@ -125,13 +126,15 @@ _scan: Any = jax.custom_vjp(_values, nondiff_argnums=(8,))
 
 
 def _scan_forward(x, dt, A, B, C, D, h0, reset, backend):
-    run = by_platform("selective_scan", backend, cpu=_xla_forward, cuda=_triton_forward)
+    axes = "TBD TBD ND TBN TBN D BND TB -> TBD BND MBND"
+    run = by_platform("selective_scan", backend, cpu=_xla_forward, cuda=_triton_forward, axes=axes)
     y, h_last, starts = run(x, dt, A, B, C, D, h0, reset)
     return (y, h_last), (x, dt, A, B, C, D, reset, starts)
 
 
 def _scan_backward(backend, residuals, cotangents):
-    run = by_platform("selective_scan", backend, cpu=_xla_backward, cuda=_triton_backward)
+    axes = "TBD TBD ND TBN TBN D TB MBND TBD BND -> TBD TBD ND TBN TBN D BND"
+    run = by_platform("selective_scan", backend, cpu=_xla_backward, cuda=_triton_backward, axes=axes)
     return *run(*residuals, *cotangents), None
 
 
