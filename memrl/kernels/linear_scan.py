@@ -105,7 +105,7 @@ def _reference(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool
 
 def _by_backend(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool, backend: str) -> tuple[Array, Array]:
     axes = "TBN TBN BN TB -> TBN BN"
-    return _run(_sequential, _triton, _associative, reverse, backend, axes)(a, b, h0, reset)
+    return _run(_sequential, _triton, _associative, reverse, backend, axes=axes)(a, b, h0, reset)
 
 
 _scan: Any = jax.custom_vjp(_by_backend, nondiff_argnums=(4, 5))
@@ -121,13 +121,13 @@ def _scan_backward(reverse, backend, residuals, cotangents):
     g, g_last = cotangents
     paths = (_typed(path) for path in (_sequential_adjoint, _triton_adjoint, _associative_adjoint))
     axes = "TBN TBN BN TB TBN BN -> TBN TBN BN"
-    return (*_run(*paths, reverse, backend, axes)(a, h, h0, reset, g, g_last), None)
+    return (*_run(*paths, reverse, backend, axes=axes)(a, h, h0, reset, g, g_last), None)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _run(cpu: Callable, cuda: Callable, other: Callable, reverse: bool, backend: str, axes: str) -> Callable:
+def _run(cpu: Callable, cuda: Callable, other: Callable, reverse: bool, backend: str, *, axes: str) -> Callable:
     cpu, cuda, other = (partial(path, reverse=reverse) for path in (cpu, cuda, other))
     return by_platform("linear_scan", backend, cpu=cpu, cuda=cuda, other=other, axes=axes)
 

@@ -161,9 +161,7 @@ def _triton_forward(x, dt, A, B, C, D, h0, reset, *, interpret):
 def _triton_backward(x, dt, A, B, C, D, reset, starts, g, g_last, *, interpret):
     from memrl.kernels import selective_scan_triton
 
-    return selective_scan_triton.backward(
-        x, dt, A, B, C, D, reset, starts, g, g_last, chunk=CHUNK, interpret=interpret
-    )
+    return selective_scan_triton.backward(x, dt, A, B, C, D, reset, starts, g, g_last, chunk=CHUNK, interpret=interpret)
 
 
 def _xla(*arguments):

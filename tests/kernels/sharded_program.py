@@ -2,11 +2,12 @@
 
 import functools
 import re
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cores.numeric import assert_close
+from cuda import abstract_gpu
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -24,6 +25,8 @@ def normal(*shape):
 def gates(x):
     return -jnp.exp(x)
 
+
+PARTITIONED = {"linear_scan", "selective_scan"}  # those whose Pallas kernel runs on each device's rows
 
 # Of each kernel the function of arguments and resets, and the arguments with their axes.
 CASES = {
@@ -90,23 +93,81 @@ def placed(arguments, reset, specs):
     return put, jax.device_put(reset, NamedSharding(MESH, P(None, "data")))
 
 
-def check(name, compiled, arguments, expected):
-    """The same numbers, and nothing is brought together but sums over the batch."""
+def check(name, program, arguments, expected):
+    """The same numbers, and nothing moves between devices but sums over the batch."""
+    compiled = program.lower(*arguments).compile()
     actual = compiled(*arguments)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), actual, expected)
+    assert_close(actual, expected, 5e-6, name)
     moved = re.findall(r"(?:all-gather|all-to-all|collective-permute)(?:-start)?\(", compiled.as_text())
     assert not moved, f"{name}: {moved}"
 
 
-def run(name, backend):
+def check_all(name, backend):
+    """Under `jit` with split arguments, under `vmap` and `scan` inside of it, and inside of `shard_map`."""
     function, arguments, reset, specs = problem(name)
+    reference = jax.jit(functools.partial(loss_and_gradients, function, "reference"))
+    expected = reference(arguments, reset)
     run = functools.partial(loss_and_gradients, function, backend)
-    expected = jax.jit(functools.partial(loss_and_gradients, function, "reference"))(arguments, reset)
     split = placed(arguments, reset, specs)
-    check(name, jax.jit(run).lower(*split).compile(), split, expected)
+    check(f"{name}, jit", jax.jit(run), split, expected)
+
+    def inside(arguments, reset):
+        (loss, outputs), gradients = run(arguments, reset)
+        replicated = {name: "data" not in spec for name, spec in specs.items()}
+        gradients = {name: jax.lax.psum(g, "data") if replicated[name] else g for name, g in gradients.items()}
+        return (jax.lax.psum(loss, "data"), outputs), gradients
+
+    outputs = jax.tree.map(lambda x: P("data") if x.shape[0] == B else P(None, "data"), expected[0][1])
+    per_device = jax.shard_map(
+        inside, mesh=MESH, in_specs=(specs, P(None, "data")), out_specs=((P(), outputs), specs), check_vma=False
+    )
+    check(f"{name}, shard_map", jax.jit(per_device), split, expected)
+
+
+def check_vmap_in_scan(name, backend):
+    """Seeds by `vmap`, updates by `scan`, as experiments are run; seeds split too on a mesh of both axes."""
+    function, arguments, reset, specs = problem(name)
+    seeds = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), arguments)
+
+    def updates(backend, seeds, reset):
+        one = functools.partial(loss_and_gradients, function, backend)
+
+        def update(seeds, _):
+            (losses, _), gradients = jax.vmap(one, in_axes=(0, None))(seeds, reset)
+            return jax.tree.map(lambda x, g: x - 1e-3 * g, seeds, gradients), losses
+
+        return jax.lax.scan(update, seeds, None, length=2)
+
+    expected = jax.jit(functools.partial(updates, "reference"))(seeds, reset)
+    for mesh, seed in (
+        (MESH, None),
+        (jax.make_mesh((2, 4), ("seed", "data"), axis_types=(AxisType.Auto,) * 2), "seed"),
+    ):
+        split = {name: jax.device_put(x, NamedSharding(mesh, P(seed, *specs[name]))) for name, x in seeds.items()}
+        reset_split = jax.device_put(reset, NamedSharding(mesh, P(None, "data")))
+        check(f"{name}, vmap", jax.jit(functools.partial(updates, backend)), (split, reset_split), expected)
+
+
+def check_gpu(name):
+    """The kernel that a program of several GPUs gets is one over the rows of one of them."""
+    function, arguments, reset, specs = problem(name)
+    shards = (
+        jax.tree.map(lambda x, spec: NamedSharding(MESH, spec), arguments, specs),
+        NamedSharding(MESH, P(None, "data")),
+    )
+    with abstract_gpu():
+        program = jax.jit(functools.partial(loss_and_gradients, function, "pallas"), in_shardings=shards)
+        text = program.trace(arguments, reset).lower(lowering_platforms=("cuda",)).as_text()
+    assert "CustomSPMDPartitioning" in text, name
 
 
 if __name__ == "__main__":
-    for case in sys.argv[2:] or CASES:
-        try: run(case, sys.argv[1]); print("ok", case)
-        except Exception as e: print("FAIL", case, type(e), str(e)[:1500])
+    for name in CASES:
+        kernel = name.split(",")[0]
+        if kernel in PARTITIONED:
+            check_all(name, "interpret")
+            check_gpu(name)
+        else:
+            check_all(name, "xla")
+        print(name, flush=True)
+    check_vmap_in_scan("linear_scan, constant", "interpret")

@@ -194,7 +194,7 @@ def lowered(dtype, platform, backend="auto", sizes=(T, B, D, N)):
     arguments = {name: jnp.asarray(x, dtype) for name, x in arguments.items()}
 
     def loss(arguments):
-        y, h_last = selective_scan(**arguments, reset=mixed_resets(steps, batch), backend=backend)
+        y, h_last = selective_scan(**arguments, reset=jnp.asarray(mixed_resets(steps, batch)), backend=backend)
         return jnp.sum(y.astype(jnp.float32)) + jnp.sum(h_last)
 
     return [lowered_for(platform, f, arguments) for f in (loss, jax.grad(loss))]
@@ -203,7 +203,7 @@ def lowered(dtype, platform, backend="auto", sizes=(T, B, D, N)):
 @pytest.mark.parametrize("sizes", [(16, B, 64, 16), (13, 3, 45, 5)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_gpu_gets_the_kernels(dtype, sizes, long_chunks, monkeypatch):
-    """Triton's dialect takes the kernels on a machine without a GPU too, so that it says here what cannot be lowered."""
+    """Triton's dialect takes the kernels on a machine without a GPU too: it says here what cannot be lowered."""
     monkeypatch.setattr(backends, "has_platform", lambda platform: True)
     for program, kernels in zip(lowered(dtype, "cuda", sizes=sizes), (1, 2), strict=True):
         assert program.count("xla.gpu.triton") == kernels
