@@ -119,9 +119,10 @@ def _scan_forward(a, b, h0, reset, reverse, backend):
 def _scan_backward(reverse, backend, residuals, cotangents):
     a, h, h0, reset = residuals
     g, g_last = cotangents
-    paths = (_typed(path) for path in (_sequential_adjoint, _triton_adjoint, _associative_adjoint))
+    paths = _sequential_adjoint, _triton_adjoint, _associative_adjoint
+    cpu, cuda, other = (_typed(path) for path in paths)
     axes = "TBN TBN BN TB TBN BN -> TBN TBN BN"
-    return (*_run(*paths, reverse, backend, axes=axes)(a, h, h0, reset, g, g_last), None)
+    return (*_run(cpu, cuda, other, reverse, backend, axes=axes)(a, h, h0, reset, g, g_last), None)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)

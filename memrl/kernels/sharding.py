@@ -23,8 +23,9 @@ def over_batch(function: Callable[..., Any], axes: str) -> Callable[..., Any]:
     """`function`, partitioned over the batch axis where its arrays are.
 
     What it computes for a row of the batch may depend on that row alone. A result without a batch axis is a sum over
-    the batch. Works under `jit`, `vmap` and `scan`; differentiate outside of it. Inside of `shard_map` the arrays are
-    those of one device already, and `function` is called as it is.
+    the batch. Works under `jit`, `vmap` and `scan`; differentiate outside of it. A batch that its devices do not divide
+    is brought together. Inside of `shard_map` the arrays are those of one device already, and `function` is called as
+    it is; Pallas wants `check_vma=False` there.
 
     Args:
         function: takes arrays (or None) and returns a tuple of arrays (or None).
