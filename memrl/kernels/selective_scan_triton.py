@@ -29,7 +29,7 @@ from memrl.types import Array
 
 # Not tuned on a card yet.
 CHANNELS = 32  # of a tile, a power of two
-HELD = 4  # steps whose states are in registers at once, a divisor of the chunk; Triton takes minutes to compile 8
+HELD = 4  # steps whose states are in registers at once, a divisor of the chunk; 8 compile several times slower
 INNER = 4  # states of a channel that lie in neighbouring threads, a power of two
 NUM_WARPS = 1
 LN_2 = math.log(2)
