@@ -38,6 +38,7 @@ def by_platform(
     kernel: str,
     backend: str,
     *,
+    axes: str,
     cpu: Callable,
     cuda: Callable,
     other: Callable | None = None,
@@ -45,29 +46,42 @@ def by_platform(
 ) -> Callable[..., Any]:
     """Which implementation of `kernel` runs for `backend`; with "auto" known only when a program is lowered.
 
-    Args:
-        kernel: the function the user called.
-        backend: "auto", "xla", "pallas", "mosaic" or "interpret".
-        cpu: XLA's operations as a CPU likes them best; takes arrays (or None) and returns arrays.
-        cuda: the same by a Pallas kernel; takes the keyword `interpret` besides.
-        other: XLA's operations for other platforms; `cpu` when not given.
-        mosaic: as `cuda`, for Hopper and later. "auto" does not choose it: no card has measured it yet.
+        Args:
+            kernel: the function the user called.
+            backend: "auto", "xla", "pallas", "mosaic" or "interpret".
+            axes: where arguments and results have their batch axis, "TBN BN -> TBN", so that each of several devices runs
+                the kernel on its own rows; see `memrl.kernels.sharding`.
+            cpu: XLA's operations as a CPU likes them best; takes arrays (or None) and returns arrays.
+            cuda: the same by a Pallas kernel; takes the keyword `interpret` besides.
+            other: XLA's operations for other platforms; `cpu` when not given.
+    <<<<<<< HEAD
+            mosaic: as `cuda`, for Hopper and later. "auto" does not choose it: no card has measured it yet.
 
-    Raises:
-        MemrlError: for "mosaic" where the GPUs of this process are older.
+        Raises:
+            MemrlError: for "mosaic" where the GPUs of this process are older.
+    =======
+            axes: where arguments and results have their batch axis, "TBN BN -> TBN", so that each of several devices runs
+                the kernel on its own rows; see `memrl.kernels.sharding`. Without it all devices run it on all rows.
+    >>>>>>> wt-selective
     """
     other = cpu if other is None else other
+
+    def kernel_of(path: Callable, interpret: bool) -> Callable[..., Any]:
+        from memrl.kernels.sharding import over_batch
+
+        return over_batch(partial(path, interpret=interpret), axes)
+
     match backend:
         case "interpret":
-            return partial(cuda, interpret=True)
+            return kernel_of(cuda, interpret=True)
         case "pallas" | "mosaic":
             chosen = cuda if backend == "pallas" else mosaic
             assert chosen is not None, f"{kernel} has no {backend}"  # `resolve_backend` refused it
             _check_hopper(kernel, backend)
-            compiled = partial(chosen, interpret=False)
+            compiled = kernel_of(chosen, interpret=False)
             return lambda x, *rest: compiled(only_on("cuda", x, kernel=kernel, backend=backend), *rest)
         case "auto" if has_platform("cuda"):
-            compiled = partial(cuda, interpret=False)
+            compiled = kernel_of(cuda, interpret=False)
             return lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, cuda=compiled, default=other)
     return cpu if other is cpu else lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, default=other)
 

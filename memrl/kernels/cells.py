@@ -111,6 +111,7 @@ def _by_backend(gates, kernel, reset, states, cell, backend):
     run = by_platform(
         cell.name,
         backend,
+        axes=_axes(cell),
         cpu=partial(_sequential, cell=cell, save=False),
         cuda=partial(_triton, cell=cell, save=False),
     )
@@ -125,6 +126,7 @@ def _scan_forward(gates, kernel, reset, states, cell, backend):
     run = by_platform(
         cell.name,
         backend,
+        axes=_axes(cell),
         cpu=partial(_sequential, cell=cell, save=True),
         cuda=partial(_triton, cell=cell, save=True),
     )
@@ -134,13 +136,22 @@ def _scan_forward(gates, kernel, reset, states, cell, backend):
 
 def _scan_backward(cell, backend, residuals, cotangents):
     run = by_platform(
-        cell.name, backend, cpu=partial(_sequential_backward, cell=cell), cuda=partial(_triton_backward, cell=cell)
+        cell.name,
+        backend,
+        axes="TBN NM TB BN TBN TBN TBN BN -> TBN NM BN",
+        cpu=partial(_sequential_backward, cell=cell),
+        cuda=partial(_triton_backward, cell=cell),
     )
     dgates, dkernel, dstates = run(*residuals, *cotangents)
     return dgates, dkernel, None, dstates
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
+
+
+def _axes(cell: Cell) -> str:
+    """Of what the forward pass takes and gives, for `by_platform`."""
+    return f"TBN NM TB{' BN' * cell.num_states} -> TBN BN TBN"
 
 
 def keep(reset: Array | None, states: Arrays) -> tuple[Array, ...]:

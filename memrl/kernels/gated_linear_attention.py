@@ -36,6 +36,8 @@ from memrl.types import Array
 
 NAME = "gated_linear_attention"
 SUBCHUNK = 16  # steps
+AXES = "TBHK TBHK TBHV TBHK BHKV TB -> TBHV BHKV"
+ADJOINT_AXES = "TBHK TBHK TBHV TBHK BHKV TB TBHV BHKV -> TBHK TBHK TBHV TBHK BHKV"
 WIDEST = 256  # keys, of which the Pallas kernel holds a chunk in registers
 
 
@@ -114,14 +116,14 @@ def _reference(q, k, v, log_decay, s0, reset):
 def _on_finite_values(q, k, v, log_decay, s0, reset, *, chunk_size, backend):
     """o and s_last; like all paths below it takes q, k and v in their dtypes, and returns o in v's."""
     chunked = partial(_chunked, chunk_size=chunk_size)
-    if _run(chunked, _triton, chunk_size, backend) is chunked:  # on every platform: JAX differentiates it best
+    if _run(chunked, _triton, AXES, chunk_size, backend) is chunked:  # on every platform: JAX differentiates it best
         return chunked(q, k, v, log_decay, s0, reset)
     return _kernel(q, k, v, log_decay, s0, reset, chunk_size, backend)
 
 
 def _by_backend(q, k, v, log_decay, s0, reset, chunk_size, backend):
     chunked = partial(_chunked, chunk_size=chunk_size)
-    return _run(chunked, _triton, chunk_size, backend)(q, k, v, log_decay, s0, reset)
+    return _run(chunked, _triton, AXES, chunk_size, backend)(q, k, v, log_decay, s0, reset)
 
 
 _kernel: Any = jax.custom_vjp(_by_backend, nondiff_argnums=(6, 7))
@@ -134,14 +136,14 @@ def _kernel_forward(q, k, v, log_decay, s0, reset, chunk_size, backend):
 
 def _kernel_backward(chunk_size, backend, arguments, cotangents):
     chunked = partial(_chunked_adjoint, chunk_size=chunk_size)
-    return *_run(chunked, _triton_adjoint, chunk_size, backend)(*arguments, *cotangents), None
+    return *_run(chunked, _triton_adjoint, ADJOINT_AXES, chunk_size, backend)(*arguments, *cotangents), None
 
 
 _kernel.defvjp(_kernel_forward, _kernel_backward)
 
 
-def _run(chunked: Callable, triton: Callable, chunk_size: int, backend: str) -> Callable:
-    return by_platform(NAME, backend, cpu=chunked, cuda=partial(triton, chunk_size=chunk_size))
+def _run(chunked: Callable, triton: Callable, axes: str, chunk_size: int, backend: str) -> Callable:
+    return by_platform(NAME, backend, axes=axes, cpu=chunked, cuda=partial(triton, chunk_size=chunk_size))
 
 
 def _triton(*arguments, chunk_size, interpret):

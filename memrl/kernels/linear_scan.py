@@ -105,7 +105,8 @@ def _reference(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool
 
 
 def _by_backend(a: Array, b: Array, h0: Array, reset: Array | None, reverse: bool, backend: str) -> tuple[Array, Array]:
-    return _run((_sequential, _triton, _associative, _mosaic), reverse, backend)(a, b, h0, reset)
+    paths = _sequential, _triton, _associative, _mosaic
+    return _run(paths, "TBN TBN BN TB -> TBN BN", reverse, backend)(a, b, h0, reset)
 
 
 _scan: Any = jax.custom_vjp(_by_backend, nondiff_argnums=(4, 5))
@@ -120,15 +121,16 @@ def _scan_backward(reverse, backend, residuals, cotangents):
     a, h, h0, reset = residuals
     g, g_last = cotangents
     paths = [_typed(path) for path in (_sequential_adjoint, _triton_adjoint, _associative_adjoint, _mosaic_adjoint)]
-    return (*_run(paths, reverse, backend)(a, h, h0, reset, g, g_last), None)
+    axes = "TBN TBN BN TB TBN BN -> TBN TBN BN"
+    return (*_run(paths, axes, reverse, backend)(a, h, h0, reset, g, g_last), None)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _run(paths: Sequence[Callable], reverse: bool, backend: str) -> Callable:
+def _run(paths: Sequence[Callable], axes: str, reverse: bool, backend: str) -> Callable:
     cpu, cuda, other, mosaic = (partial(path, reverse=reverse) for path in paths)
-    return by_platform("linear_scan", backend, cpu=cpu, cuda=cuda, other=other, mosaic=mosaic)
+    return by_platform("linear_scan", backend, axes=axes, cpu=cpu, cuda=cuda, other=other, mosaic=mosaic)
 
 
 def _typed(adjoint: Callable) -> Callable:

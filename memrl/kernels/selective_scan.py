@@ -5,12 +5,14 @@ steps begins; the backward pass computes the chunk's states again, which costs l
 widest axis, lies last inside: all else is then arithmetic on long vectors.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from memrl.errors import check
-from memrl.kernels.backends import resolve_backend
+from memrl.kernels.backends import by_platform, resolve_backend
 from memrl.kernels.chunks import check_float
 from memrl.types import Array
 
@@ -39,7 +41,8 @@ def selective_scan(
         D: skip weights, [d]; none by default.
         h0: state before the first step, [b, d, N]; zeros by default.
         reset: [T, b] bool; true where the state before step t is zero.
-        backend: "auto", "reference" (a plain `lax.scan`, the specification) or "xla".
+        backend: "auto" (NVIDIA GPU: "pallas", others: "xla"), "reference" (a plain `lax.scan`, the specification),
+            "xla", "pallas" (GPU only) or "interpret" (the same kernel, for tests).
 
     Returns:
         y [T, b, d] in x's dtype and h_last [b, d, N], float32.
@@ -47,19 +50,19 @@ def selective_scan(
     Raises:
         MemrlError: for a wrong rank, sizes that do not match, or integer inputs.
     """
-    backend = resolve_backend("selective_scan", backend, ("reference", "xla"))
+    backend = resolve_backend("selective_scan", backend, ("auto", "reference", "xla", "pallas", "interpret"))
     _check_arguments(x, dt, A, B, C, D, h0, reset)
-    T, b, d = x.shape
-    N = A.shape[-1]
-    dtype = x.dtype
-    x, dt, A, B, C = (z.astype(jnp.float32) for z in (x, dt, A, B, C))
-    h0 = jnp.zeros((b, d, N)) if h0 is None else h0.astype(jnp.float32)
-    reset = jnp.zeros((T, b), bool) if reset is None else reset
+    b, d = x.shape[1:]
+    A = A.astype(jnp.float32)
+    D = None if D is None else D.astype(jnp.float32)
+    h0 = jnp.zeros((b, d, A.shape[1])) if h0 is None else h0.astype(jnp.float32)
     # The state is [b, N, d] inside.
-    scan = _reference if backend == "reference" or T == 0 else _xla
-    y, h_last = scan(x, dt, A.T, B, C, jnp.swapaxes(h0, 1, 2), reset)
-    y = y if D is None else y + D.astype(jnp.float32)[None, None] * x
-    return y.astype(dtype), jnp.swapaxes(h_last, 1, 2)
+    arguments = x, dt, A.T, B, C, D, jnp.swapaxes(h0, 1, 2), reset
+    if backend == "reference" or x.size == 0 or A.size == 0:
+        y, h_last = _reference(*arguments)
+    else:
+        y, h_last = _scan(*arguments, backend)
+    return y, jnp.swapaxes(h_last, 1, 2)
 
 
 def _check_arguments(x, dt, A, B, C, D, h0, reset) -> None:
@@ -82,7 +85,7 @@ def _check_arguments(x, dt, A, B, C, D, h0, reset) -> None:
     )
 
 
-def _reference(x, dt, A, B, C, h0, reset):
+def _reference(x, dt, A, B, C, D, h0, reset):
     """The specification: one step at a time, differentiated by JAX."""
 
     def step(h, inputs):
@@ -91,36 +94,91 @@ def _reference(x, dt, A, B, C, h0, reset):
         h = _keep(reset_t, decayed) + B_t[..., None] * (dt_t * x_t)[:, None, :]
         return h, jnp.sum(C_t[..., None] * h, 1)
 
-    h_last, y = lax.scan(step, h0, (x, dt, B, C, reset))
+    h_last, y = lax.scan(step, h0, (*_float32(x, dt, B, C), reset))
+    return _skipped(y, D, x), h_last
+
+
+def _skipped(y: Array, D: Array | None, x: Array) -> Array:
+    """y + D x in x's dtype."""
+    y = y if D is None else y + D[None, None] * x.astype(jnp.float32)
+    return y.astype(x.dtype)
+
+
+def _keep(reset_t: Array | None, h: Array) -> Array:
+    """`h` [..., b, N, d], zero in the rows that reset, [..., b]."""
+    return h if reset_t is None else jnp.where(reset_t[..., None, None], 0, h)
+
+
+def _float32(*arrays: Array) -> tuple[Array, ...]:
+    return tuple(z.astype(jnp.float32) for z in arrays)
+
+
+# Both fast paths keep the states before each chunk, and in the backward pass go from there.
+
+
+def _values(x, dt, A, B, C, D, h0, reset, backend):
+    axes = "TBD TBD ND TBN TBN D BND TB -> TBD BND"
+    run = by_platform("selective_scan", backend, cpu=_xla, cuda=_triton, axes=axes)
+    return run(x, dt, A, B, C, D, h0, reset)
+
+
+_scan: Any = jax.custom_vjp(_values, nondiff_argnums=(8,))
+
+
+def _scan_forward(x, dt, A, B, C, D, h0, reset, backend):
+    axes = "TBD TBD ND TBN TBN D BND TB -> TBD BND MBND"
+    run = by_platform("selective_scan", backend, cpu=_xla_forward, cuda=_triton_forward, axes=axes)
+    y, h_last, starts = run(x, dt, A, B, C, D, h0, reset)
+    return (y, h_last), (x, dt, A, B, C, D, reset, starts)
+
+
+def _scan_backward(backend, residuals, cotangents):
+    axes = "TBD TBD ND TBN TBN D TB MBND TBD BND -> TBD TBD ND TBN TBN D BND"
+    run = by_platform("selective_scan", backend, cpu=_xla_backward, cuda=_triton_backward, axes=axes)
+    return *run(*residuals, *cotangents), None
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+def _triton(x, dt, A, B, C, D, h0, reset, *, interpret):
+    from memrl.kernels import selective_scan_triton  # imports Pallas, 0.3 s
+
+    y, h_last, _ = selective_scan_triton.forward(
+        x, dt, A, B, C, D, h0, reset, chunk=CHUNK, keep_starts=False, interpret=interpret
+    )
     return y, h_last
 
 
-def _keep(reset_t: Array, h: Array) -> Array:
-    """`h` [..., b, N, d], zero in the rows that reset, [..., b]."""
-    return jnp.where(reset_t[..., None, None], 0, h)
+def _triton_forward(x, dt, A, B, C, D, h0, reset, *, interpret):
+    from memrl.kernels import selective_scan_triton
+
+    return selective_scan_triton.forward(
+        x, dt, A, B, C, D, h0, reset, chunk=CHUNK, keep_starts=True, interpret=interpret
+    )
 
 
-@jax.custom_vjp
-def _xla(x, dt, A, B, C, h0, reset):
-    return _xla_forward(x, dt, A, B, C, h0, reset)[0]
+def _triton_backward(x, dt, A, B, C, D, reset, starts, g, g_last, *, interpret):
+    from memrl.kernels import selective_scan_triton
+
+    return selective_scan_triton.backward(x, dt, A, B, C, D, reset, starts, g, g_last, chunk=CHUNK, interpret=interpret)
 
 
-def _xla_forward(x, dt, A, B, C, h0, reset):
-    chunks = tuple(_to_chunks(z) for z in (x, dt, B, C, reset))
+def _xla(*arguments):
+    return _xla_forward(*arguments)[:2]
 
+
+def _xla_forward(x, dt, A, B, C, D, h0, reset):
     def chunk(h, inputs):
         x_c, dt_c, B_c, C_c, reset_c = inputs
         states = _states(h, _decays(dt_c, A), x_c, dt_c, B_c, reset_c)
         return states[-1], (jnp.sum(C_c[..., None] * states, 2), h)
 
-    h_last, (y, starts) = lax.scan(chunk, h0, chunks)
-    return (_from_chunks(y, x.shape[0]), h_last), (A, chunks, starts, x.shape[0])
+    h_last, (y, starts) = lax.scan(chunk, h0, _chunks(x, dt, B, C, reset))
+    return _skipped(_from_chunks(y, x.shape[0]), D, x), h_last, starts
 
 
-def _xla_backward(residuals, cotangents):
-    A, chunks, starts, T = residuals
-    g, g_last = cotangents
-
+def _xla_backward(x, dt, A, B, C, D, reset, starts, g, g_last):
     def chunk(carry, inputs):
         flow, dA = carry  # flow: the gradient of the chunk's last state from what comes after
         (x, dt, B, C, reset), start, g_c = inputs
@@ -142,13 +200,21 @@ def _xla_backward(residuals, cotangents):
         dC = jnp.einsum("tbnd,tbd->tbn", states, g_c)
         return (flow, dA), (into * dt, ddt, dB, dC)
 
-    start = g_last, jnp.zeros_like(A)
-    (dh0, dA), gradients = lax.scan(chunk, start, (chunks, starts, _to_chunks(g)), reverse=True)
-    dx, ddt, dB, dC = (_from_chunks(z, T) for z in gradients)
-    return dx, ddt, dA, dB, dC, dh0, None
+    (g,) = _float32(g)
+    carry = g_last, jnp.zeros_like(A)
+    chunks = _chunks(x, dt, B, C, reset), starts, _to_chunks(g)
+    (dh0, dA), gradients = lax.scan(chunk, carry, chunks, reverse=True)
+    dx, ddt, dB, dC = (_from_chunks(z, x.shape[0]) for z in gradients)
+    dD = None
+    if D is not None:
+        dx = dx + D[None, None] * g
+        dD = jnp.sum(g * x.astype(jnp.float32), (0, 1))
+    dx, ddt, dB, dC = (z.astype(like.dtype) for z, like in ((dx, x), (ddt, dt), (dB, B), (dC, C)))
+    return dx, ddt, dA, dB, dC, dD, dh0
 
 
-_xla.defvjp(_xla_forward, _xla_backward)
+def _chunks(x, dt, B, C, reset):
+    return *(_to_chunks(z) for z in _float32(x, dt, B, C)), None if reset is None else _to_chunks(reset)
 
 
 def _decays(dt: Array, A: Array) -> Array:

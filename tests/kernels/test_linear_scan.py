@@ -220,6 +220,7 @@ def test_no_step_on_a_cpu_touches_the_whole_array(dtype, reverse):
         return jnp.sum(jnp.abs(h).astype(jnp.float32) ** 2) + jnp.sum(last.real)
 
     program = jax.jit(jax.grad(loss, (0, 1))).lower(a, a).compile().as_text()
+    assert program is not None
     whole = re.compile(rf"\[{T},{B},{N}\]\S* (copy|convert)\(")
     computations = program[: program.index("\nENTRY")].split("\n}\n")
     updates = [c for c in computations if re.search(r"dynamic-update-slice\(.*while/body", c)]

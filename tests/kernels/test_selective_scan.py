@@ -1,6 +1,7 @@
 """Mamba's selective scan against a loop in NumPy and the finite differences of that loop."""
 
 import functools
+import importlib
 from typing import Any
 
 import jax
@@ -9,20 +10,39 @@ import numpy as np
 import pytest
 from cell_checks import mixed_resets, quick_jit
 from cores.numeric import assert_close, assert_finite, exact, finite_differences, normal, weighted_sum
+from cuda import lowered_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from memrl import MemrlError
-from memrl.kernels import selective_scan
+from memrl.kernels import backends, selective_scan, selective_scan_triton
 
+module = importlib.import_module("memrl.kernels.selective_scan")
 T, B, D, N = 7, 2, 3, 2
+CHUNK, HELD = module.CHUNK, selective_scan_triton.HELD
 FLOAT32 = 5e-6
 NONE, ALL = np.zeros((T, B), bool), np.ones((T, B), bool)
-every_backend = pytest.mark.parametrize("backend", ["reference", "xla"])
+every_backend = pytest.mark.parametrize("backend", ["reference", "xla", "interpret"])
 
 
-def problem(seed=0, steps=T, batch=B) -> Any:
+@pytest.fixture(autouse=True, scope="module")
+def short_chunks():
+    """So that 7 steps are several chunks and a tail; and what the interpreter makes of a chunk compiles faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", 4)
+        patch.setattr(selective_scan_triton, "HELD", 2)
+        yield
+
+
+@pytest.fixture
+def long_chunks(monkeypatch):
+    """Those that are used."""
+    monkeypatch.setattr(module, "CHUNK", CHUNK)
+    monkeypatch.setattr(selective_scan_triton, "HELD", HELD)
+
+
+def problem(seed=0, steps=T, batch=B, D=D, N=N) -> Any:
     """The arguments by name, and the weights of the outputs in the loss."""
     rng = np.random.default_rng(seed)
     arguments = {
@@ -90,7 +110,7 @@ def test_sizes_at_the_edge(backend, steps, batch):
 
 
 @pytest.mark.parametrize("steps", [16, 17, 40])
-def test_several_chunks_and_a_tail(steps):
+def test_the_chunks_that_are_used(steps, long_chunks):
     arguments, weights = problem(steps=steps)
     reset = np.random.default_rng(0).random((steps, B)) < 0.1
     expected = run(arguments, weights, reset, backend="reference")
@@ -136,11 +156,94 @@ def test_bfloat16_inputs_keep_a_float32_state(backend):
     assert_close(y, expected, 2**-8)  # one rounding of the output
 
 
-def test_vmap_equals_a_loop():
+@pytest.mark.parametrize("backend", ["xla", "interpret"])
+def test_vmap_equals_a_loop(backend):
     problems = [(*problem(seed), np.roll(mixed_resets(T, B), seed, 0)) for seed in range(3)]
-    together = jax.vmap(functools.partial(run, backend="xla"))(*jax.tree.map(lambda *xs: np.stack(xs), *problems))
+    together = jax.vmap(functools.partial(run, backend=backend))(*jax.tree.map(lambda *xs: np.stack(xs), *problems))
     for i, one in enumerate(problems):
-        assert_close(jax.tree.map(lambda x, i=i: x[i], together), run(*one, backend="xla"), FLOAT32)
+        assert_close(jax.tree.map(lambda x, i=i: x[i], together), run(*one, backend=backend), FLOAT32)
+
+
+@pytest.mark.parametrize(("channels", "states"), [(45, 5), (32, 1), (33, 8)])
+def test_tiles_hang_over_every_edge(channels, states):
+    """More channels than a tile and no multiple of it, states that are no power of two or one alone; an even end."""
+    arguments, weights = problem(steps=4, D=channels, N=states)
+    reset = mixed_resets(4, B)
+    expected = run(arguments, weights, reset, backend="reference")
+    assert_close(run(arguments, weights, reset, backend="interpret"), expected, FLOAT32)
+
+
+def test_what_is_not_finite_stays_in_its_environment_and_its_channel():
+    arguments, weights = problem(D=3, N=3)  # tiles with room for a fourth of each
+    clean, _ = run(arguments, weights, NONE, backend="interpret")
+    arguments["x"] = arguments["x"].copy()
+    arguments["x"][1, 0, 2] = np.inf
+    (y, h_last), _ = run(arguments, weights, NONE, backend="interpret")
+    y, h_last = np.array(y), np.array(h_last)
+    assert not np.isfinite(y[1:, 0, 2]).any()
+    assert not np.isfinite(h_last[0, 2]).any()
+    y[1:, 0, 2] = clean[0][1:, 0, 2]
+    h_last[0, 2] = clean[1][0, 2]
+    assert_close((y, h_last), clean, 1e-7)
+
+
+def lowered(dtype, platform, backend="auto", sizes=(T, B, D, N)):
+    """The programs of values and of gradients for `platform`, with resets and the chunks that are used."""
+    steps, batch, channels, states = sizes
+    arguments, _ = problem(steps=steps, batch=batch, D=channels, N=states)
+    arguments = {name: jnp.asarray(x, dtype) for name, x in arguments.items()}
+
+    def loss(arguments):
+        y, h_last = selective_scan(**arguments, reset=jnp.asarray(mixed_resets(steps, batch)), backend=backend)
+        return jnp.sum(y.astype(jnp.float32)) + jnp.sum(h_last)
+
+    return [lowered_for(platform, f, arguments) for f in (loss, jax.grad(loss))]
+
+
+@pytest.mark.parametrize("sizes", [(16, B, 64, 16), (13, 3, 45, 5)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_gpu_gets_the_kernels(dtype, sizes, long_chunks, monkeypatch):
+    """Triton's dialect takes the kernels on a machine without a GPU too: it says here what cannot be lowered."""
+    monkeypatch.setattr(backends, "has_platform", lambda platform: True)
+    for program, kernels in zip(lowered(dtype, "cuda", sizes=sizes), (1, 2), strict=True):
+        assert program.count("xla.gpu.triton") == kernels
+        assert "stablehlo.while" not in program
+
+
+def test_a_cpu_gets_xla(monkeypatch):
+    monkeypatch.setattr(backends, "has_platform", lambda platform: True)
+    assert all("stablehlo.while" in program for program in lowered(jnp.float32, "cpu"))
+
+
+def test_a_gpu_runs_one_kernel_for_all_of_a_vmap():
+    arguments, _ = problem()
+    many = jax.tree.map(lambda x: jnp.stack([x] * 5), arguments)
+
+    def scans(many):
+        return jax.vmap(lambda one: selective_scan(**one, backend="pallas")[0])(many).sum()
+
+    assert lowered_for("cuda", scans, many).count("xla.gpu.triton") == 1
+    assert lowered_for("cuda", jax.grad(scans), many).count("xla.gpu.triton") == 2
+
+
+def test_pallas_is_refused_where_there_is_no_gpu():
+    arguments, _ = problem()
+    with pytest.raises(MemrlError) as error:
+        selective_scan(**arguments, backend="pallas")
+    assert str(error.value) == (
+        "selective_scan: backend is 'pallas', which needs cuda; this program is for cpu, expected 'auto' or 'xla'"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")
+@pytest.mark.parametrize("sizes", [(T, B, D, N), (129, 5, 45, 5), (64, 8, 128, 16), (1, 1, 1, 1)])
+def test_the_compiled_kernel_equals_the_reference(sizes, long_chunks):
+    steps, batch, channels, states = sizes
+    arguments, weights = problem(steps=steps, batch=batch, D=channels, N=states)
+    reset = np.random.default_rng(1).random((steps, batch)) < 0.1
+    expected = run(arguments, weights, reset, backend="reference")
+    assert_close(run(arguments, weights, reset, backend="pallas"), expected, 1e-5)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
@@ -163,7 +266,7 @@ def test_lowers_for_other_platforms(platform):
         ("h0", np.zeros((B, N, D), np.float32), "h0 has shape (2, 2, 3)"),
         ("reset", np.zeros((B, T), bool), "reset is bool[2, 7]"),
         ("backend", "xal", "did you mean 'xla'?"),
-        ("backend", "pallas", "backend 'pallas' is not built"),
+        ("backend", "newton", "backend 'newton' is not built"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
