@@ -14,6 +14,7 @@ from memrl.kernels.chunks import inverse_of_unit_lower
 
 class DeltaRule(ChunkedChecks):
     kernel = staticmethod(gated_delta_rule)
+    backends = ("reference", "xla", "interpret")
     n: int | None = None  # Householder steps, or no axis for them
 
     def sequences(self, rng, steps, batch, sizes):
