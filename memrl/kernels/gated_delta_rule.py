@@ -214,18 +214,20 @@ def _triton_adjoint(q, k, v, beta, log_decay, s0, reset, states, g, g_last, **op
 
 
 def _chunked_in_dtypes(q, k, v, beta, log_decay, s0, reset, *, chunk_size):
-    inputs = (x.astype(jnp.float32) for x in (q, k, v, beta, log_decay))
-    o, s_last = _chunked(*inputs, s0, reset, chunk_size=chunk_size)
-    return o.astype(v.dtype), s_last
+    dtype = v.dtype
+    q, k, v, beta, log_decay = (x.astype(jnp.float32) for x in (q, k, v, beta, log_decay))
+    o, s_last = _chunked(q, k, v, beta, log_decay, s0, reset, chunk_size=chunk_size)
+    return o.astype(dtype), s_last
 
 
 def _chunked_and_no_states(*inputs, chunk_size):
-    """Zeros where the kernel returns states: the gradients' recomputing does not read them."""
+    """With zeros where the kernel returns states, which `_chunked_adjoint` does not read."""
     *_, states = jax.eval_shape(partial(_triton_and_states, chunk_size=chunk_size), *inputs)
     return *_chunked_in_dtypes(*inputs, chunk_size=chunk_size), jnp.zeros(states.shape, states.dtype)
 
 
-def _chunked_adjoint(*arguments, chunk_size):
-    *inputs, reset, _, g, g_last = arguments
-    _, adjoint = jax.vjp(lambda *inputs: _chunked_in_dtypes(*inputs, reset, chunk_size=chunk_size), *inputs)
+def _chunked_adjoint(q, k, v, beta, log_decay, s0, reset, states, g, g_last, *, chunk_size):
+    del states
+    path = partial(_chunked_in_dtypes, reset=reset, chunk_size=chunk_size)
+    _, adjoint = jax.vjp(path, q, k, v, beta, log_decay, s0)
     return adjoint((g, g_last))

@@ -25,16 +25,15 @@ from jax.experimental.pallas import triton
 from memrl.types import Array
 
 # Not tuned on a card yet.
-MAX_ROWS = 32  # of a chunk: the work for a row grows with it, the number of chunks shrinks
-STATE = 64 * 64  # numbers of a state that a program keeps in registers, in the backward pass twice
-NUM_WARPS = 4
-NUM_STAGES = 1
+MAX_ROWS = 16  # of a chunk: with more, the work for a row grows and registers run out, but fewer states are stored
+STATE = 2 * 64 * 64  # numbers of a state that a program keeps in registers, in the backward pass twice
+STATE_OF_WARP = 32 * 32
+NUM_STAGES = 2
 
-# Three products of TF32, as precise as float32 and on the matrix units. Those of float32 itself ("highest") run outside
-# of them and need so many registers at once that most are spilled.
+# Three products of TF32 are as precise as one of float32 and run on the matrix units. Those of float32 itself, of
+# "highest" precision, do not, and Triton unrolls them until most registers are spilled.
 PRECISION = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 SMALLEST = 16  # dimension of a matrix product
-SUBSTITUTED = 16  # rows of the system
 
 
 def forward(
@@ -229,27 +228,17 @@ def _error(chunk: _Chunk, tile: "_Tile", v: Array, s: Array) -> Array:
 
 
 def _inverse_of_unit_lower(system: Array, tile: "_Tile") -> Array:
-    """(I + system)^-1 for a strictly lower triangular matrix, in the way of `chunks.inverse_of_unit_lower`.
+    """(I + system)^-1 for a strictly lower triangular matrix, by [[A, 0], [L, D]]^-1 = [[A', 0], [-D' L A', D']].
 
-    All blocks on the diagonal do the same at once; masked sums pick the rows of a matrix that is in registers.
+    All pairs of blocks on the diagonal do so at once, from blocks of one row on. It is as exact as substitution, where
+    each row would wait for the one above it.
     """
-    row, column = tile.row[:, None], tile.row[None, :]
-    in_block = lax.div(row, SUBSTITUTED) == lax.div(column, SUBSTITUTED)
-    identity = jnp.where(row == column, 1.0, 0.0)
-    transposed = jnp.where(in_block, system, 0).T
-
-    def substitute(i, inverse):
-        """Row i of every block."""
-        coefficients = jnp.sum(jnp.where(lax.rem(column, SUBSTITUTED) == i, transposed, 0), 1)
-        known = jnp.sum(coefficients[:, None] * inverse, 0)
-        return jnp.where(in_block & (lax.rem(row, SUBSTITUTED) == i), identity - known[None, :], inverse)
-
-    inverse = lax.fori_loop(0, SUBSTITUTED, substitute, jnp.zeros_like(system))
-    size = SUBSTITUTED
+    apart = tile.row[:, None] ^ tile.row[None, :]
+    inverse = jnp.where(apart == 0, 1.0, 0.0) - jnp.where(apart == 1, system, 0)
+    size = 2
     while size < tile.C:
-        block, other = lax.div(row, size), lax.div(column, size)
-        below = jnp.where((lax.rem(block, 2) == 1) & (other == block - 1), system, 0)
-        inverse -= tile.dot(inverse, tile.dot(below, inverse))
+        between_halves = jnp.where(lax.div(apart, size) == 1, system, 0)
+        inverse -= tile.dot(inverse, tile.dot(between_halves, inverse))
         size *= 2
     return inverse
 
@@ -265,7 +254,8 @@ class _Tiling:
         self.C, self.K_padded = _padded(self.rows), _padded(self.K)
         self.columns = min(_padded(self.V), max(SMALLEST, STATE // self.K_padded))  # of a tile
         self.J = pl.cdiv(self.V, self.columns)
-        self.grid = (self.B * self.H, self.J)
+        self.num_warps = max(1, self.K_padded * self.columns // STATE_OF_WARP)
+        self.grid = (self.B * self.H * self.J,)  # tiles of one head side by side, since they read the same
 
     def shape(self, axes: str) -> tuple[int, ...]:
         """Of an array, by the letters of its axes; J is the axis of tiles."""
@@ -275,8 +265,9 @@ class _Tiling:
         """How an array is dealt out to the programs."""
         block = {"M": self.M, "T": self.T, "n": self.n, "K": self.K_padded, "V": self.columns}
 
-        def index(i, j):
-            at = {"B": lax.div(i, self.H), "H": lax.rem(i, self.H), "J": j, "V": j}
+        def index(i):
+            head, j = lax.div(i, self.J), lax.rem(i, self.J)
+            at = {"B": lax.div(head, self.H), "H": lax.rem(head, self.H), "J": j, "V": j}
             return tuple(at.get(axis, 0) for axis in axes)
 
         return pl.BlockSpec(tuple(block.get(axis) for axis in axes), index)
@@ -291,7 +282,8 @@ class _Tile:
         self.row = jnp.arange(self.C)
         self.above, self.below = self.row[:, None] < self.row[None, :], self.row[:, None] > self.row[None, :]
         self.K, self.V = jnp.arange(tiling.K_padded), jnp.arange(tiling.columns)
-        self.in_K, self.in_V = self.K < tiling.K, pl.program_id(1) * tiling.columns + self.V < tiling.V
+        j = lax.rem(pl.program_id(0), tiling.J)
+        self.in_K, self.in_V = self.K < tiling.K, j * tiling.columns + self.V < tiling.V
         self.in_state = self.in_K[:, None] & self.in_V[None, :]
 
     def load_state(self, ref: Any) -> Array:
@@ -367,6 +359,6 @@ def _call(
         grid=tiling.grid,
         in_specs=[tiling.spec(axes) for _, axes in inputs],
         out_specs=[tiling.spec(axes) for axes, _ in outputs],
-        compiler_params=triton.CompilerParams(num_warps=NUM_WARPS, num_stages=NUM_STAGES),
+        compiler_params=triton.CompilerParams(num_warps=tiling.num_warps, num_stages=NUM_STAGES),
         interpret=interpret,
     )(*(x for x, _ in inputs))
