@@ -160,7 +160,7 @@ def _chunked(q, k, v, beta, log_decay, s0, reset, *, chunk_size):
     return from_chunks(pairs @ u + (seen[..., None] * q) @ before, T), s_last
 
 
-# Where a kernel may run its backward pass has to be told, on other platforms too.
+# JAX cannot differentiate a kernel: where one may run, the backward pass is chosen by platform too.
 
 
 def _fused(q, k, v, beta, log_decay, s0, reset, *, chunk_size, backend):

@@ -254,7 +254,7 @@ class _Tiling:
         self.C, self.K_padded = _padded(self.rows), _padded(self.K)
         self.columns = min(_padded(self.V), max(SMALLEST, STATE // self.K_padded))  # of a tile
         self.J = pl.cdiv(self.V, self.columns)
-        self.num_warps = max(1, self.K_padded * self.columns // STATE_OF_WARP)
+        self.num_warps = min(16, max(1, self.K_padded * self.columns // STATE_OF_WARP))
         self.grid = (self.B * self.H * self.J,)  # tiles of one head side by side, since they read the same
 
     def shape(self, axes: str) -> tuple[int, ...]:

@@ -132,12 +132,15 @@ def test_auto_without_a_gpu_is_xla():
     assert auto == xla
 
 
-def test_a_gpu_runs_one_kernel_for_all_of_a_vmap():
+def test_a_gpu_runs_one_kernel_for_all_of_a_vmap(monkeypatch):
+    monkeypatch.setattr(backends, "has_platform", lambda platform: True)
+
     def totals(sequences):
-        return jax.vmap(functools.partial(total, backend="pallas"))(sequences).sum()
+        return jax.vmap(functools.partial(total, backend="auto"))(sequences).sum()
 
     many = jax.tree.map(lambda x: jnp.stack([x] * 5), problem())
-    assert lowered_for("cuda", totals, many).count("xla.gpu.triton") == 1
+    for platform, kernels in (("cuda", 2), ("cpu", 0)):
+        assert lowered_for(platform, jax.grad(totals), many).count("xla.gpu.triton") == kernels
 
 
 def test_no_product_of_the_kernels_drops_digits():
