@@ -19,7 +19,6 @@ from memrl.kernels.chunks import inverse_of_unit_lower
 
 class DeltaRule(ChunkedChecks):
     kernel = staticmethod(gated_delta_rule)
-    backends = ("reference", "xla", "interpret")
     n: int | None = None  # Householder steps, or no axis for them
 
     def sequences(self, rng, steps, batch, sizes):
@@ -52,6 +51,8 @@ class DeltaRule(ChunkedChecks):
 
 
 class TestOneStep(DeltaRule):
+    backends = ("reference", "xla", "interpret")
+
     def test_no_decay_is_the_default(self):
         sequences, s0, _ = self.problem()
         del sequences["log_decay"]
@@ -95,9 +96,13 @@ class TestOneStep(DeltaRule):
 class TestThreeSteps(DeltaRule):
     n = 3
 
+    @pytest.mark.parametrize("reset", [mixed_resets(7, 2), np.zeros((7, 2), bool)], ids=["mixed", "none"])
+    def test_the_kernels_equal_the_loop(self, reset):
+        """Chunks of 12 rows; all else is the same as with one step."""
+        self.check("interpret", self.problem(), reset)
+
 
 class TestOneStepWithAnAxis(DeltaRule):
-    backends = ("reference", "xla")
     n = 1
 
 
@@ -116,15 +121,20 @@ def total(sequences: dict, backend: str) -> Any:
 
 @pytest.mark.parametrize("n", [None, 3])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_every_platform_gets_its_fastest(dtype, n, monkeypatch):
-    """Triton's compiler takes the kernels on a machine without a GPU too, so that it says here what it cannot lower."""
-    monkeypatch.setattr(backends, "has_platform", lambda platform: True)
-    value = functools.partial(total, backend="auto")
+def test_the_kernels_lower_for_a_gpu(dtype, n):
+    """Triton's compiler takes them on a machine without one too, so that it says here what it cannot lower."""
+    value = functools.partial(total, backend="pallas")
     for f, kernels in ((value, 1), (jax.grad(value), 2)):
-        for platform in ("cpu", "cuda", "tpu"):
-            program = lowered_for(platform, f, problem(dtype, n))
-            assert program.count("xla.gpu.triton") == (kernels if platform == "cuda" else 0)
-            assert ("stablehlo.while" in program) is (platform != "cuda")
+        assert lowered_for("cuda", f, problem(dtype, n)).count("xla.gpu.triton") == kernels
+
+
+def test_every_platform_gets_its_fastest(monkeypatch):
+    monkeypatch.setattr(backends, "has_platform", lambda platform: True)
+    gradient = jax.grad(functools.partial(total, backend="auto"))
+    for platform, kernels in (("cpu", 0), ("cuda", 2), ("tpu", 0)):
+        program = lowered_for(platform, gradient, problem())
+        assert program.count("xla.gpu.triton") == kernels
+        assert ("stablehlo.while" in program) is (kernels == 0)
 
 
 def test_auto_without_a_gpu_is_xla():
