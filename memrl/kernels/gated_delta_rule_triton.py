@@ -195,7 +195,8 @@ def _load(rows: "_Rows", k_ref: Any, beta_ref: Any, log_decay_ref: Any, reset_re
     k, beta = rows.load(k_ref, "TnK"), rows.load(beta_ref, "Tn")
     log_decay, reset = rows.load(log_decay_ref, "T"), rows.load(reset_ref, "T")
     segment, cumulative = jnp.cumsum(reset), jnp.cumsum(log_decay)
-    resets, total = jnp.sum(reset), jnp.sum(log_decay)
+    # The last of the sums and not a sum of its own, so that the last row's exponent is 0 to the last digit.
+    resets, total = (jnp.sum(jnp.where(tile.row == tile.C - 1, x, 0)) for x in (segment, cumulative))
     together = ~tile.above & (segment[:, None] == segment[None, :])
     decay = _exp_where(together, cumulative[:, None] - cumulative[None, :])
     kk = tile.dot(k, k, 1, 1)
