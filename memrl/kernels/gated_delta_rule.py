@@ -7,16 +7,19 @@ step i writes k_i u_i^T, where with c_i the sum of the chunk's log decays
 
 a triangular system for all steps of the chunk, solved for beta v and beta exp(c) k before S_0 is known. With u for v
 the rest is gated linear attention. Several Householder steps of one token (Siems et al. 2025, "DeltaProduct") are
-several rows of the system, of which the last alone is read.
+several rows of the system, of which the last alone is read. On NVIDIA GPUs a Pallas kernel does all of it at once.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from memrl.errors import check
-from memrl.kernels.backends import resolve_backend
+from memrl.kernels import backends
 from memrl.kernels.chunks import (
     SMALLEST_LOG_DECAY,
     check_chunk_size,
@@ -57,8 +60,9 @@ def gated_delta_rule(
         log_decay: logarithms of the decays, at most 0, [T, B, H]; no decay by default.
         s0: state before the first step, [B, H, K, V]; zeros by default.
         reset: [T, B] bool; true where the state before step t is zero.
-        chunk_size: tokens that are computed at once; results differ by rounding only.
-        backend: "auto", "reference" (a plain `lax.scan`, the specification) or "xla" (chunks).
+        chunk_size: tokens that are computed at once, at most; results differ by rounding only.
+        backend: "auto" (CPU and TPU: "xla", NVIDIA GPU: "pallas"), "reference" (a plain `lax.scan`, the
+            specification), "xla" (chunks), "pallas" (GPU only) or "interpret" (the same kernel, for tests).
 
     Returns:
         o [T, B, H, V] in v's dtype and s_last [B, H, K, V], float32.
@@ -67,7 +71,7 @@ def gated_delta_rule(
         MemrlError: for a wrong rank, sizes that do not match, or integer inputs.
     """
     name = "gated_delta_rule"
-    backend = resolve_backend(name, backend, ("reference", "xla"))
+    backend = backends.resolve_backend(name, backend, ("auto", "reference", "xla", "pallas", "interpret"))
     check(k.ndim in (4, 5), f"{name}: k has shape {k.shape}, expected [T, B, H, K] or [n, T, B, H, K]")
     check(v.ndim == k.ndim, f"{name}: v has shape {v.shape}, expected rank {k.ndim} like k")
     if k.ndim == 4:
@@ -90,13 +94,18 @@ def gated_delta_rule(
     log_decay = jnp.where(reset[..., None], 0, log_decay)  # what came before is gone, however it decays
     k, v, beta = (jnp.moveaxis(x, 0, 3) for x in (k, v, beta))  # [T, B, H, n, ...]
     dtype = v.dtype
-    q, k, v, beta, log_decay = (x.astype(jnp.float32) for x in (q, k, v, beta, log_decay))
-    if backend == "reference" or T == 0:
+    if backend == "auto" and not backends.has_platform("cuda"):
+        backend = "xla"
+    if q.size == 0 or v.size == 0:
+        backend = "reference"
+    if backend in ("reference", "xla"):
+        q, k, v, beta, log_decay = (x.astype(jnp.float32) for x in (q, k, v, beta, log_decay))
+    if backend == "reference":
         o, s_last = _reference(q, k, v, beta, log_decay, s0, reset)
     else:
         log_decay = jnp.maximum(log_decay, SMALLEST_LOG_DECAY)
-        kernel = partial(_chunked, chunk_size=min(chunk_size, T))
-        o, s_last = quarantined(kernel, q, (k, v, beta, log_decay), s0, reset)
+        path = _chunked if backend == "xla" else partial(_fused, backend=backend)
+        o, s_last = quarantined(partial(path, chunk_size=min(chunk_size, T)), q, (k, v, beta, log_decay), s0, reset)
     return o.astype(dtype), s_last
 
 
@@ -149,3 +158,76 @@ def _chunked(q, k, v, beta, log_decay, s0, reset, *, chunk_size):
     s_last, (before, u) = lax.scan(step, s0, (u_fresh, u_state, written, kept))
     pairs = (q @ k_transposed) * by_row(decay)
     return from_chunks(pairs @ u + (seen[..., None] * q) @ before, T), s_last
+
+
+# JAX cannot differentiate a kernel: where one may run, the backward pass is chosen by platform too.
+
+
+def _fused(q, k, v, beta, log_decay, s0, reset, *, chunk_size, backend):
+    """`_chunked` of arrays in their own dtypes, o in v's, by a kernel where `backend` has one."""
+    return _by_backend(q, k, v, beta, log_decay, s0, reset, chunk_size, backend)
+
+
+def _values(q, k, v, beta, log_decay, s0, reset, chunk_size, backend):
+    inputs = q, k, v, beta, log_decay, s0, reset
+    return _run(_chunked_in_dtypes, _triton, chunk_size, backend)(*inputs)
+
+
+_by_backend: Any = jax.custom_vjp(_values, nondiff_argnums=(7, 8))
+
+
+def _by_backend_forward(q, k, v, beta, log_decay, s0, reset, chunk_size, backend):
+    inputs = q, k, v, beta, log_decay, s0, reset
+    *outputs, states = _run(_chunked_and_no_states, _triton_and_states, chunk_size, backend)(*inputs)
+    return tuple(outputs), (inputs, states)
+
+
+def _by_backend_backward(chunk_size, backend, residuals, cotangents):
+    inputs, states = residuals
+    gradients = _run(_chunked_adjoint, _triton_adjoint, chunk_size, backend)(*inputs, states, *cotangents)
+    return *gradients, None
+
+
+_by_backend.defvjp(_by_backend_forward, _by_backend_backward)
+
+
+def _run(cpu: Callable, cuda: Callable, chunk_size: int, backend: str) -> Callable[..., Any]:
+    cpu, cuda = (partial(path, chunk_size=chunk_size) for path in (cpu, cuda))
+    return backends.by_platform("gated_delta_rule", backend, cpu=cpu, cuda=cuda)
+
+
+def _triton(*inputs, **options):
+    from memrl.kernels import gated_delta_rule_triton  # imports Pallas, 0.3 s
+
+    return gated_delta_rule_triton.forward(*inputs, **options)
+
+
+def _triton_and_states(*inputs, **options):
+    return _triton(*inputs, keep_states=True, **options)
+
+
+def _triton_adjoint(q, k, v, beta, log_decay, s0, reset, states, g, g_last, **options):
+    from memrl.kernels import gated_delta_rule_triton
+
+    del s0  # the first of the states
+    return gated_delta_rule_triton.backward(q, k, v, beta, log_decay, reset, states, g, g_last, **options)
+
+
+def _chunked_in_dtypes(q, k, v, beta, log_decay, s0, reset, *, chunk_size):
+    dtype = v.dtype
+    q, k, v, beta, log_decay = (x.astype(jnp.float32) for x in (q, k, v, beta, log_decay))
+    o, s_last = _chunked(q, k, v, beta, log_decay, s0, reset, chunk_size=chunk_size)
+    return o.astype(dtype), s_last
+
+
+def _chunked_and_no_states(*inputs, chunk_size):
+    """With zeros where the kernel returns states, which `_chunked_adjoint` does not read."""
+    *_, states = jax.eval_shape(partial(_triton_and_states, chunk_size=chunk_size), *inputs)
+    return *_chunked_in_dtypes(*inputs, chunk_size=chunk_size), jnp.zeros(states.shape, states.dtype)
+
+
+def _chunked_adjoint(q, k, v, beta, log_decay, s0, reset, states, g, g_last, *, chunk_size):
+    del states
+    path = partial(_chunked_in_dtypes, reset=reset, chunk_size=chunk_size)
+    _, adjoint = jax.vjp(path, q, k, v, beta, log_decay, s0)
+    return adjoint((g, g_last))
