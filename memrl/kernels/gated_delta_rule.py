@@ -34,6 +34,8 @@ from memrl.kernels.chunks import (
 )
 from memrl.types import Array
 
+AXES = "TBHK TBHNK TBHNV TBHN TBH BHKV TB"  # of q, k, v, beta, log_decay, s0 and reset, N the steps of a token
+
 
 def gated_delta_rule(
     q: Array,
@@ -170,7 +172,7 @@ def _fused(q, k, v, beta, log_decay, s0, reset, *, chunk_size, backend):
 
 def _values(q, k, v, beta, log_decay, s0, reset, chunk_size, backend):
     inputs = q, k, v, beta, log_decay, s0, reset
-    return _run(_chunked_in_dtypes, _triton, chunk_size, backend)(*inputs)
+    return _run(_chunked_in_dtypes, _triton, f"{AXES} -> TBHV BHKV", chunk_size, backend)(*inputs)
 
 
 _by_backend: Any = jax.custom_vjp(_values, nondiff_argnums=(7, 8))
@@ -178,22 +180,24 @@ _by_backend: Any = jax.custom_vjp(_values, nondiff_argnums=(7, 8))
 
 def _by_backend_forward(q, k, v, beta, log_decay, s0, reset, chunk_size, backend):
     inputs = q, k, v, beta, log_decay, s0, reset
-    *outputs, states = _run(_chunked_and_no_states, _triton_and_states, chunk_size, backend)(*inputs)
+    axes = f"{AXES} -> TBHV BHKV MBHKV"
+    *outputs, states = _run(_chunked_and_no_states, _triton_and_states, axes, chunk_size, backend)(*inputs)
     return tuple(outputs), (inputs, states)
 
 
 def _by_backend_backward(chunk_size, backend, residuals, cotangents):
     inputs, states = residuals
-    gradients = _run(_chunked_adjoint, _triton_adjoint, chunk_size, backend)(*inputs, states, *cotangents)
+    axes = f"{AXES} MBHKV TBHV BHKV -> {AXES.removesuffix(' TB')}"
+    gradients = _run(_chunked_adjoint, _triton_adjoint, axes, chunk_size, backend)(*inputs, states, *cotangents)
     return *gradients, None
 
 
 _by_backend.defvjp(_by_backend_forward, _by_backend_backward)
 
 
-def _run(cpu: Callable, cuda: Callable, chunk_size: int, backend: str) -> Callable[..., Any]:
+def _run(cpu: Callable, cuda: Callable, axes: str, chunk_size: int, backend: str) -> Callable[..., Any]:
     cpu, cuda = (partial(path, chunk_size=chunk_size) for path in (cpu, cuda))
-    return backends.by_platform("gated_delta_rule", backend, cpu=cpu, cuda=cuda)
+    return backends.by_platform("gated_delta_rule", backend, axes=axes, cpu=cpu, cuda=cuda)
 
 
 def _triton(*inputs, **options):

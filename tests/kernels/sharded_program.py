@@ -26,8 +26,6 @@ def gates(x):
     return -jnp.exp(x)
 
 
-PARTITIONED = {"linear_scan", "selective_scan", "gated_linear_attention", "gru_scan", "lstm_scan"}  # those whose Pallas kernel runs on each device's rows
-
 # Of each kernel the function of arguments and resets, and the arguments with their axes.
 CASES = {
     "linear_scan": (
@@ -163,11 +161,7 @@ def check_gpu(name):
 
 if __name__ == "__main__":
     for name in CASES:
-        kernel = name.split(",")[0]
-        if kernel in PARTITIONED:
-            check_all(name, "interpret")
-            check_gpu(name)
-        else:
-            check_all(name, "xla")
+        check_all(name, "interpret")
+        check_gpu(name)
         print(name, flush=True)
     check_vmap_in_scan("linear_scan, constant", "interpret")
