@@ -46,23 +46,18 @@ def by_platform(
 ) -> Callable[..., Any]:
     """Which implementation of `kernel` runs for `backend`; with "auto" known only when a program is lowered.
 
-        Args:
-            kernel: the function the user called.
-            backend: "auto", "xla", "pallas", "mosaic" or "interpret".
-            axes: where arguments and results have their batch axis, "TBN BN -> TBN", so that each of several devices runs
-                the kernel on its own rows; see `memrl.kernels.sharding`.
-            cpu: XLA's operations as a CPU likes them best; takes arrays (or None) and returns arrays.
-            cuda: the same by a Pallas kernel; takes the keyword `interpret` besides.
-            other: XLA's operations for other platforms; `cpu` when not given.
-    <<<<<<< HEAD
-            mosaic: as `cuda`, for Hopper and later. "auto" does not choose it: no card has measured it yet.
+    Args:
+        kernel: the function the user called.
+        backend: "auto", "xla", "pallas", "mosaic" or "interpret".
+        axes: where arguments and results of a Pallas kernel have their batch axis, "TBN BN -> TBN", so that each of
+            several devices runs it on its own rows; see `memrl.kernels.sharding`.
+        cpu: XLA's operations as a CPU likes them best; takes arrays (or trees of them) and returns a tuple.
+        cuda: the same by a Pallas kernel; takes the keyword `interpret` besides.
+        other: XLA's operations for other platforms; `cpu` when not given.
+        mosaic: as `cuda`, for Hopper and later. "auto" does not choose it: no card has measured it yet.
 
-        Raises:
-            MemrlError: for "mosaic" where the GPUs of this process are older.
-    =======
-            axes: where arguments and results have their batch axis, "TBN BN -> TBN", so that each of several devices runs
-                the kernel on its own rows; see `memrl.kernels.sharding`. Without it all devices run it on all rows.
-    >>>>>>> wt-selective
+    Raises:
+        MemrlError: for "mosaic" where the GPUs of this process are older.
     """
     other = cpu if other is None else other
 

@@ -1,5 +1,7 @@
 """The short convolution with its carried inputs, against a loop; its contract is tested with the cores that use it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from memrl.cores.convolution import ShortConvolution, steps_since_reset
 T, B, D = 9, 2, 3
 
 
-def problem(width):
+def problem(width) -> Any:
     rng = np.random.default_rng(width)
     convolution = ShortConvolution(D, width, rngs=nnx.Rngs(0))
     assert convolution.bias is not None
