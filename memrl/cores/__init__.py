@@ -8,6 +8,7 @@ from memrl.config import override
 from memrl.cores.base import CoreConfig, MemoryCore
 from memrl.cores.gru import GRU, GRUConfig
 from memrl.cores.indrnn import IndRNN, IndRNNConfig
+from memrl.cores.lmu import LMU, LMUConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
 from memrl.cores.mgu import MGU, MGUConfig
 from memrl.cores.mingru import MinGRU, MinGRUConfig
@@ -28,6 +29,7 @@ class CoreSpec(NamedTuple):
 CORES: Registry[CoreSpec] = Registry("core")
 CORES.register("gru", CoreSpec(GRU, GRUConfig))
 CORES.register("indrnn", CoreSpec(IndRNN, IndRNNConfig))
+CORES.register("lmu", CoreSpec(LMU, LMUConfig))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
 CORES.register("mgu", CoreSpec(MGU, MGUConfig))
 CORES.register("mingru", CoreSpec(MinGRU, MinGRUConfig))
