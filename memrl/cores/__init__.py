@@ -7,7 +7,12 @@ from flax import nnx
 from memrl.config import override
 from memrl.cores.base import CoreConfig, MemoryCore
 from memrl.cores.gru import GRU, GRUConfig
+from memrl.cores.indrnn import IndRNN, IndRNNConfig
+from memrl.cores.lmu import LMU, LMUConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
+from memrl.cores.mgu import MGU, MGUConfig
+from memrl.cores.mingru import MinGRU, MinGRUConfig
+from memrl.cores.minlstm import MinLSTM, MinLSTMConfig
 from memrl.cores.mlp import MLP, MLPConfig
 from memrl.cores.s5 import S5, S5Config
 from memrl.errors import MemrlError, check
@@ -23,7 +28,12 @@ class CoreSpec(NamedTuple):
 
 CORES: Registry[CoreSpec] = Registry("core")
 CORES.register("gru", CoreSpec(GRU, GRUConfig))
+CORES.register("indrnn", CoreSpec(IndRNN, IndRNNConfig))
+CORES.register("lmu", CoreSpec(LMU, LMUConfig))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
+CORES.register("mgu", CoreSpec(MGU, MGUConfig))
+CORES.register("mingru", CoreSpec(MinGRU, MinGRUConfig))
+CORES.register("minlstm", CoreSpec(MinLSTM, MinLSTMConfig))
 CORES.register("mlp", CoreSpec(MLP, MLPConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))
 
