@@ -7,9 +7,11 @@ from flax import nnx
 from memrl.config import override
 from memrl.cores.base import CoreConfig, MemoryCore
 from memrl.cores.gru import GRU, GRUConfig
+from memrl.cores.gtrxl import GTrXL, GTrXLConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
 from memrl.cores.mlp import MLP, MLPConfig
 from memrl.cores.s5 import S5, S5Config
+from memrl.cores.window_attention import WindowAttention, WindowAttentionConfig
 from memrl.errors import MemrlError, check
 from memrl.registry import Registry
 
@@ -23,9 +25,11 @@ class CoreSpec(NamedTuple):
 
 CORES: Registry[CoreSpec] = Registry("core")
 CORES.register("gru", CoreSpec(GRU, GRUConfig))
+CORES.register("gtrxl", CoreSpec(GTrXL, GTrXLConfig))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
 CORES.register("mlp", CoreSpec(MLP, MLPConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))
+CORES.register("window_attention", CoreSpec(WindowAttention, WindowAttentionConfig))
 
 
 def list_cores() -> tuple[str, ...]:

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import jax
 from flax import nnx
 
 from memrl.config import Config
 from memrl.cores import CoreConfig, build_core
 from memrl.cores.base import LayerNorm, Linear, MemoryCore
+from memrl.cores.gate import Gate
 from memrl.errors import check
 from memrl.types import Array, State
 
@@ -90,29 +90,6 @@ class FeedForward(nnx.Module):
     def __call__(self, xs: Array) -> Array:
         """[..., D] to [..., D]."""
         return self.join(xs, self.output(nnx.gelu(self.hidden(self.norm(xs)))))
-
-
-class Gate(nnx.Module):
-    """GTrXL's gate (Parisotto et al. 2020): a GRU cell whose state is the stream x and whose input is the sublayer's y.
-
-    r = s(W_r y + U_r x),   z = s(W_z y + U_z x - b),   h = tanh(W_h y + U_h (r * x)),   output (1 - z) x + z h
-    """
-
-    def __init__(self, features: int, bias: float, *, rngs: nnx.Rngs):
-        self.from_y = Linear(features, 3 * features, use_bias=False, rngs=rngs)
-        self.from_x = Linear(features, 2 * features, use_bias=False, rngs=rngs)
-        self.from_reset = Linear(features, features, use_bias=False, rngs=rngs)
-        self.bias = nnx.Param(jax.numpy.full((features,), bias))
-
-    def __call__(self, x: Array, y: Array) -> Array:
-        """[..., D], twice, to [..., D]."""
-        y = nnx.relu(y)
-        y_r, y_z, y_h = jax.numpy.split(self.from_y(y), 3, -1)
-        x_r, x_z = jax.numpy.split(self.from_x(x), 2, -1)
-        bias = self.bias[...].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        z = nnx.sigmoid(y_z + x_z - bias)
-        h = jax.numpy.tanh(y_h + self.from_reset(nnx.sigmoid(y_r + x_r) * x))
-        return (1 - z) * x + z * h
 
 
 class Add(nnx.Module):

@@ -11,8 +11,8 @@ from cores.references.common import affine, gelu, sigmoid
 from flax import nnx
 
 from memrl import MemrlError, StackConfig, core_config, make_core
+from memrl.cores.gate import Gate
 from memrl.networks import MemoryStack
-from memrl.networks.stack import Gate
 
 T, B, D = 5, 2, 8
 rng = np.random.default_rng(0)
