@@ -3,6 +3,7 @@
 from memrl.agents import PPOConfig, list_agents
 from memrl.cores import (
     CoreConfig,
+    GMUConfig,
     GRUConfig,
     GTrXLConfig,
     LSTMConfig,
@@ -23,6 +24,7 @@ __all__ = [
     "ActorCritic",
     "CoreConfig",
     "Experiment",
+    "GMUConfig",
     "GRUConfig",
     "GTrXLConfig",
     "LSTMConfig",

@@ -6,6 +6,7 @@ from flax import nnx
 
 from memrl.config import override
 from memrl.cores.base import CoreConfig, MemoryCore
+from memrl.cores.gmu import GMU, GMUConfig
 from memrl.cores.gru import GRU, GRUConfig
 from memrl.cores.gtrxl import GTrXL, GTrXLConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
@@ -24,6 +25,7 @@ class CoreSpec(NamedTuple):
 
 
 CORES: Registry[CoreSpec] = Registry("core")
+CORES.register("gmu", CoreSpec(GMU, GMUConfig))
 CORES.register("gru", CoreSpec(GRU, GRUConfig))
 CORES.register("gtrxl", CoreSpec(GTrXL, GTrXLConfig))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))

@@ -62,9 +62,15 @@ class WindowAttention(MemoryCore):
 
     def unroll(self, state: Window, xs: Array, resets: Array) -> tuple[Window, Array]:
         """See `MemoryCore.unroll`."""
+        state, ys, _ = self.unroll_with_readout(state, xs, resets)
+        return state, ys
+
+    def unroll_with_readout(self, state: Window, xs: Array, resets: Array) -> tuple[Window, Array, Array]:
+        """See `MemoryCore.unroll_with_readout`; the readout is what W_O projects."""
         q, rows = jnp.split(self.input(jnp.swapaxes(xs, 0, 1)), [self.features], -1)
         state, view = look_back(state, rows, resets)
         k, v = (split_heads(x, self.heads) for x in jnp.split(view.rows, 2, -1))
         q = split_heads(q * self.scale, self.heads)
         ys = merge_heads(attend(q, k, v, view, rotary_base=self.rotary_base))
-        return state, self.output(jnp.swapaxes(ys, 0, 1))
+        readout = jnp.swapaxes(ys, 0, 1)
+        return state, self.output(readout), readout

@@ -1,5 +1,7 @@
 """Attention over a window, cut into blocks, against all pairs of steps at once; and what a user can get wrong."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +20,11 @@ B, H, K, V, D = 2, 3, 4, 5, 8
 PROBLEMS = [(1, 3, 1, None), (5, 40, H, 50.0), (100, 7, H, 50.0), (131, 64, 1, None)]
 
 
-def problem(T, W, heads=H):
+def problem(T, W, heads=H) -> tuple[Any, Any]:
     rng = np.random.default_rng(T + W)
     q, k, v = normal(rng, (B, T, H, K)), normal(rng, (B, W + T, heads, K)), normal(rng, (B, W + T, heads, V))
     state = Window(jnp.zeros((B, W, 1)), jnp.array([W, W // 2], jnp.int32))
-    _, view = look_back(state, jnp.zeros((B, T, 1)), rng.random((T, B)) < 3 / T)
+    _, view = look_back(state, jnp.zeros((B, T, 1)), jnp.asarray(rng.random((T, B)) < 3 / T))
     return [q, k, v, normal(rng, (B, T, H, W + 1))], view
 
 
@@ -71,7 +73,7 @@ def test_long_unroll_equals_steps(name):
     T, size = 70, {"gtrxl": {"memory": 5}, "window_attention": {"window": 5}}[name]
     core = make_core(name, D, rngs=nnx.Rngs(0), **size)
     rng = np.random.default_rng(0)
-    xs, resets = normal(rng, (T, B, D)), rng.random((T, B)) < 0.05
+    xs, resets = normal(rng, (T, B, D)), jnp.asarray(rng.random((T, B)) < 0.05)
     whole = nnx.jit(type(core).unroll)(core, core.initial_state(B), xs, resets)
     steps = lax.scan(lambda state, now: core.step(state, *now), core.initial_state(B), (xs, resets))
     assert_close(steps, whole, 2e-5)
@@ -81,8 +83,7 @@ def test_a_broken_row_is_seen_where_it_is_visible_and_nowhere_else():
     T, W, bad = 12, 3, 2
     rows = np.zeros((1, T, 1), np.float32)
     rows[0, bad] = np.inf
-    resets = np.zeros((T, 1), bool)
-    resets[4] = True
+    resets = jnp.zeros((T, 1), bool).at[4].set(True)
     state, view = look_back(Window(jnp.zeros((1, W, 1)), jnp.zeros(1, jnp.int32)), jnp.asarray(rows), resets)
     assert_finite((state.rows, view.rows))
     assert np.flatnonzero(view.broken[0]).tolist() == [2, 3]

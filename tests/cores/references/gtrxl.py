@@ -5,7 +5,7 @@ from cores.references.common import affine, layer_norm, over_episodes, sigmoid, 
 
 VARIANTS = [
     {"memory": 3, "heads": 2, "gate_bias": 0.5},
-    {"memory": 1, "heads": 4, "hidden_size": 5, "gate": False},
+    {"memory": 1, "heads": 4, "hidden_size": 20, "gate": False},
     {"memory": 13},
 ]
 
