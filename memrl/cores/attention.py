@@ -27,9 +27,9 @@ class Window(NamedTuple):
 class View(NamedTuple):
     """What T steps look at: the carried rows, and their own."""
 
-    rows: Array  # [B, W + T, F], zeros in the place of rows that are not finite
+    rows: Array  # [B, W + T, F], zeros for rows that are not finite; for a single step, for those that it does not see
     seen: Array  # [B, T] int32: step t sees rows W + t - seen to W + t
-    broken: Array  # [B, T] bool: it sees a row that was not finite
+    broken: Array  # [B, T] bool: it sees a row that was not finite and is now zero
 
 
 def empty_window(batch_size: int, window: int, width: int) -> Window:
@@ -40,15 +40,19 @@ def empty_window(batch_size: int, window: int, width: int) -> Window:
 def look_back(state: Window, rows: Array, resets: Array) -> tuple[Window, View]:
     """Moves the window over new rows [B, T, F] with resets [T, B]; the view has the dtype of the new rows."""
     T, W = rows.shape[1], state.rows.shape[1]
-    all_rows = jnp.concatenate([state.rows, rows.astype(state.rows.dtype)], 1)
     next_too = jnp.concatenate([resets, jnp.zeros_like(resets, shape=(1, resets.shape[1]))])
     seen = steps_since_reset(next_too, at_most=W, before=state.filled).T  # [B, T + 1]
-    kept = jnp.arange(W, 0, -1)[None] <= seen[:, -1:]
-    after = Window(jnp.where(kept[..., None], all_rows[:, T:], 0), seen[:, -1])
+    seen, filled = seen[:, :-1], seen[:, -1]
+    all_rows = jnp.concatenate([state.rows, rows.astype(state.rows.dtype)], 1)
+    ages = jnp.arange(W, -1, -1)[None]  # of the last W + 1 rows
     # A weight of zero times NaN is NaN, so that what no step may see is taken out, and put back where it is seen.
+    if T == 1:
+        visible = jnp.where((ages <= seen)[..., None], all_rows, 0)
+        return Window(visible[:, 1:], filled), View(visible.astype(rows.dtype), seen, jnp.zeros_like(seen, bool))
+    last = jnp.where((ages[:, :-1] <= filled[:, None])[..., None], all_rows[:, T:], 0)
     bad = ~jnp.isfinite(all_rows).all(-1)
     finite = jnp.where(bad[..., None], 0, all_rows).astype(rows.dtype)
-    return after, View(finite, seen[:, :-1], _any_seen(bad, seen[:, :-1]))
+    return Window(last, filled), View(finite, seen, _any_seen(bad, seen))
 
 
 def _any_seen(bad: Array, seen: Array) -> Array:
