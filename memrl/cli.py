@@ -84,8 +84,8 @@ def train(arguments: list[str]) -> None:
     script, core, env = _first_look(arguments)
     experiment = load_config(script)
     if core is not None:
-        cores = tuple(core_config(name) for name in core.split(","))
-        experiment = dataclasses.replace(experiment, core=cores if len(cores) > 1 else cores[0])
+        cores = [core_config(name) for name in core.split(",")]
+        experiment = dataclasses.replace(experiment, core=tuple(cores) if len(cores) > 1 else cores[0])
     if env is not None and env != experiment.env:
         experiment = dataclasses.replace(experiment, env=env, env_options={}, best_return=None, chance_return=None)
     experiment, options, out = _parse_train(arguments, script, experiment)

@@ -32,6 +32,8 @@ class GMUConfig(CoreConfig):
 class GMU(MemoryCore):
     """Gated memory unit; its state is empty. `MemoryStack` says how wide the readout is, M, and supplies it."""
 
+    parallel: ClassVar[bool] = True
+
     def __init__(
         self,
         features: int,

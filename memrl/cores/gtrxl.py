@@ -57,6 +57,8 @@ class GTrXLConfig(CoreConfig):
 class GTrXL(MemoryCore):
     """A layer of the gated Transformer-XL; its state is a `Window` of its own inputs, [B, memory, D]."""
 
+    parallel: ClassVar[bool] = True
+
     def __init__(self, features: int, config: GTrXLConfig = GTrXLConfig(), *, rngs: nnx.Rngs):
         check(features % 2 == 0, f"core gtrxl: features is {features}, expected an even number for sines and cosines")
         self.features = features

@@ -46,6 +46,8 @@ class WindowAttentionConfig(CoreConfig):
 class WindowAttention(MemoryCore):
     """Multi-head attention over the last steps; its state is a `Window` of keys and values, [B, window, 2 D]."""
 
+    parallel: ClassVar[bool] = True
+
     def __init__(self, features: int, config: WindowAttentionConfig = WindowAttentionConfig(), *, rngs: nnx.Rngs):
         self.features = features
         self.window, self.rotary_base = config.window, config.rotary_base

@@ -55,15 +55,15 @@ def test_blocks_equal_every_pair(T, W, heads, base):
         (_, ys), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
         return ys, gradients
 
-    expected = results(lambda x: every_pair(*x, view, base))
-    by_blocks = results(lambda x: attend(*x[:3], view, by_age=x[3], rotary_base=base))
+    expected = results(lambda x: every_pair(*x, view=view, rotary_base=base))
+    by_blocks = results(lambda x: attend(*x[:3], view=view, by_age=x[3], rotary_base=base))
     assert_close(by_blocks, expected, 2e-5)
 
 
 def test_memory_grows_with_the_window_and_not_with_the_sequence():
     T, W = 4096, 16
     (q, k, v, _), view = problem(T, W)
-    jaxpr = jax.make_jaxpr(lambda *x: attend(*x, view))(q, k, v).jaxpr
+    jaxpr = jax.make_jaxpr(lambda *x: attend(*x, view=view))(q, k, v).jaxpr
     largest = max(out.aval.size for equation in equations(jaxpr) for out in equation.outvars)
     assert largest <= 4 * B * H * T * (W + 32)
 
