@@ -86,19 +86,20 @@ def train(arguments: list[str]) -> None:
     script, core, env = _first_look(arguments)
     experiment = load_config(script)
     if core is not None:
-        experiment = dataclasses.replace(experiment, core=core_config(core))
+        cores = [core_config(name) for name in core.split(",")]
+        experiment = dataclasses.replace(experiment, core=tuple(cores) if len(cores) > 1 else cores[0])
     if env is not None and env != experiment.env:
         experiment = dataclasses.replace(experiment, env=env, env_options={}, best_return=None, chance_return=None)
     experiment, options, out = _parse_train(arguments, script, experiment)
     assert script is not None  # without one, --help has ended the command
     enable_compilation_cache()
-    cores = "-".join(dict.fromkeys(map(name_of_core, experiment.cores)))
+    names = "-".join(dict.fromkeys(map(name_of_core, experiment.cores)))
     gc.freeze()  # what is imported stays: no collection needs to look at it again
-    run(experiment, out or Path("runs") / f"{script.stem}-{cores}", options, script)
+    run(experiment, out or Path("runs") / f"{script.stem}-{names}", options, script)
 
 
 def _first_look(arguments: list[str]) -> tuple[Path | None, str | None, str | None]:
-    """The config script, and the core and environment that replace the script's: they decide which options exist."""
+    """The config script, and the cores and environment that replace the script's: they decide which options exist."""
     scripts = [a for a in arguments if a.endswith(".py") and not a.startswith("-")]
     if not scripts and not {"-h", "--help"} & set(arguments):
         given = next((a for a in arguments[:1] if not a.startswith("-")), None)
@@ -168,7 +169,10 @@ def _parse_train(
         options: Annotated[RunOptions, tyro.conf.arg(name="")]
         core: Annotated[
             str | None,
-            tyro.conf.arg(help="Replace the memory core by the one of this name; see `memrl list cores`."),
+            tyro.conf.arg(
+                help="Replace the memory core by the one of this name, or by several, for the layers in turn:"
+                " s5,s5,s5,window_attention. See `memrl list cores`."
+            ),
         ] = None
         match: Annotated[
             str | None,

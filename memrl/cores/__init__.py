@@ -6,7 +6,9 @@ from flax import nnx
 
 from memrl.config import override
 from memrl.cores.base import CoreConfig, MemoryCore
+from memrl.cores.gmu import GMU, GMUConfig
 from memrl.cores.gru import GRU, GRUConfig
+from memrl.cores.gtrxl import GTrXL, GTrXLConfig
 from memrl.cores.indrnn import IndRNN, IndRNNConfig
 from memrl.cores.lmu import LMU, LMUConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
@@ -15,6 +17,7 @@ from memrl.cores.mingru import MinGRU, MinGRUConfig
 from memrl.cores.minlstm import MinLSTM, MinLSTMConfig
 from memrl.cores.mlp import MLP, MLPConfig
 from memrl.cores.s5 import S5, S5Config
+from memrl.cores.window_attention import WindowAttention, WindowAttentionConfig
 from memrl.errors import MemrlError, check
 from memrl.registry import Registry
 
@@ -27,7 +30,9 @@ class CoreSpec(NamedTuple):
 
 
 CORES: Registry[CoreSpec] = Registry("core")
+CORES.register("gmu", CoreSpec(GMU, GMUConfig))
 CORES.register("gru", CoreSpec(GRU, GRUConfig))
+CORES.register("gtrxl", CoreSpec(GTrXL, GTrXLConfig))
 CORES.register("indrnn", CoreSpec(IndRNN, IndRNNConfig))
 CORES.register("lmu", CoreSpec(LMU, LMUConfig))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
@@ -36,6 +41,7 @@ CORES.register("mingru", CoreSpec(MinGRU, MinGRUConfig))
 CORES.register("minlstm", CoreSpec(MinLSTM, MinLSTMConfig))
 CORES.register("mlp", CoreSpec(MLP, MLPConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))
+CORES.register("window_attention", CoreSpec(WindowAttention, WindowAttentionConfig))
 
 
 def list_cores() -> tuple[str, ...]:

@@ -46,6 +46,19 @@ class MemoryCore(nnx.Module):
         state, ys = self.unroll(state, x[None], reset[None])
         return state, ys[0]
 
+    def unroll_with_readout(self, state: State, xs: Array, resets: Array) -> tuple[State, Array, Array]:
+        """`unroll`, and what was read from the memory at each step, for later layers (see `gmu`): [T, B, M].
+
+        That is the sequence before the core's gate and output projection, where it has such, and `ys` where it has not.
+        """
+        state, ys = self.unroll(state, xs, resets)
+        return state, ys, ys
+
+    @property
+    def readout_features(self) -> int:
+        """Width M of the readout."""
+        return self.features
+
 
 def _follow_input(arrays: Any, /, *, dtype: Any = None, inexact: bool = True, **_: Any) -> Any:
     """Compute in the dtype of the input (the first array), whatever the parameters are stored in."""

@@ -44,9 +44,12 @@ class ShortConvolution(nnx.Module):
         return jnp.swapaxes(jnp.where(kept, last, 0), 0, 1), ys
 
 
-def steps_since_reset(resets: Array, at_most: int) -> Array:
-    """How many steps each step is away from the last reset, 0 at a reset itself; `at_most` where none came; [T, B]."""
+def steps_since_reset(resets: Array, at_most: int, before: Array | None = None) -> Array:
+    """How many steps each step is away from the last reset, 0 at a reset itself; [T, B].
 
+    Where none came it is `at_most`, or counted on from the steps `before` [B] of the episode; and never more.
+    """
     t = jnp.arange(len(resets))[:, None]
-    last = jax.lax.cummax(jnp.where(resets, t, -at_most), axis=0)
+    unknown = -at_most if before is None else -before[None]
+    last = jax.lax.cummax(jnp.where(resets, t, unknown), axis=0)
     return jnp.minimum(t - last, at_most)

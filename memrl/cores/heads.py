@@ -31,6 +31,11 @@ def width_of_head(config: CoreConfig, name: str, total: int, heads: int) -> int:
     return total // heads
 
 
+def default_heads(features: int) -> int:
+    """As many heads as divide `features` into widths of 64 or more, and at least one."""
+    return max([h for h in range(1, features // 64 + 1) if features % h == 0], default=1)
+
+
 def unit(x: Array, epsilon: float = 1e-6) -> Array:
     """`x` [..., K] at length 1, computed in float32; a zero vector stays zero, and its gradient finite."""
     square = jnp.sum(jnp.square(x.astype(jnp.float32)), -1, keepdims=True)

@@ -84,12 +84,17 @@ class S5(MemoryCore):
 
     def unroll(self, state: Array, xs: Array, resets: Array) -> tuple[Array, Array]:
         """See `MemoryCore.unroll`."""
+        state, ys, _ = self.unroll_with_readout(state, xs, resets)
+        return state, ys
+
+    def unroll_with_readout(self, state: Array, xs: Array, resets: Array) -> tuple[Array, Array, Array]:
+        """See `MemoryCore.unroll_with_readout`; the readout is y, before the activation."""
         decay, scale = self.discretise()
         real, imag = jnp.split((xs @ self.input[...].astype(xs.dtype)).astype(jnp.float32), 2, -1)
         hs, state = linear_scan(decay, scale[None, None] * jax.lax.complex(real, imag), state, resets)
         planes = jnp.concatenate([2 * hs.real, -2 * hs.imag], -1).astype(xs.dtype)  # [T, B, 2N]
         ys = planes @ self.output[...].astype(xs.dtype) + self.skip[...].astype(xs.dtype)[None, None] * xs
-        return state, self._activate(ys)
+        return state, self._activate(ys), ys
 
     def discretise(self) -> tuple[Array, Array]:
         """Lambda_bar [N], and what B_bar is B times, [N]; eigenvalues are kept in the left half-plane."""

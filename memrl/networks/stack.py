@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import jax
 from flax import nnx
 
 from memrl.config import Config
-from memrl.cores import CoreConfig, build_core
+from memrl.cores import CoreConfig, build_core, core_name
 from memrl.cores.base import LayerNorm, Linear, MemoryCore
+from memrl.cores.gate import Gate
+from memrl.cores.gmu import GMU, GMUConfig
 from memrl.errors import check
 from memrl.types import Array, State
 
@@ -22,8 +23,8 @@ class StackConfig(Config):
 
     owner: ClassVar[str] = "stack"
 
-    layers: int = 1
-    """Number of layers; several cores are repeated in turn."""
+    layers: int | None = None
+    """Number of layers, over which the cores are repeated in turn; as many as there are cores when not given."""
     norm: Literal["layer", "none"] = "layer"
     """Layer normalisation before each core and feed-forward, and once after the last layer."""
     residual: Residual = "add"
@@ -35,7 +36,7 @@ class StackConfig(Config):
 
     def check(self) -> None:
         """Raises `MemrlError` for impossible sizes."""
-        check(self.layers >= 1, f"stack: layers is {self.layers}, expected at least 1")
+        check(self.layers is None or self.layers >= 1, f"stack: layers is {self.layers}, expected at least 1")
         check(self.feed_forward >= 0, f"stack: feed_forward is {self.feed_forward}, expected at least 0")
 
 
@@ -43,10 +44,15 @@ class MemoryStack(MemoryCore):
     """Layers of cores, itself a core; its state is a tuple with the state of each layer."""
 
     def __init__(self, features: int, cores: Sequence[CoreConfig], config: StackConfig, *, rngs: nnx.Rngs):
+        layers = len(cores) if config.layers is None else config.layers
+        check(layers >= len(cores), f"stack: layers is {layers}, expected at least {len(cores)}, one for each core")
+        cores = [cores[i % len(cores)] for i in range(layers)]
         self.features = features
-        self.layers = nnx.List(
-            [Layer(features, cores[i % len(cores)], config, rngs=rngs) for i in range(config.layers)]
-        )
+        self.sources = tuple(_source(i, cores) for i in range(layers))
+        self.layers = nnx.List([])
+        for core, source in zip(cores, self.sources, strict=True):
+            read = None if source is None else self.layers[source].core
+            self.layers.append(Layer(features, core, read, config, rngs=rngs))
         self.norm = _make_norm(features, config, rngs)
 
     @property
@@ -60,27 +66,55 @@ class MemoryStack(MemoryCore):
 
     def unroll(self, state: tuple[State, ...], xs: Array, resets: Array) -> tuple[tuple[State, ...], Array]:
         """See `MemoryCore.unroll`."""
-        states = []
-        for layer, layer_state in zip(self.layers, state, strict=True):
-            layer_state, xs = layer(layer_state, xs, resets)
+        states, readouts = [], []
+        for layer, source, layer_state in zip(self.layers, self.sources, state, strict=True):
+            read = None if source is None else readouts[source]
+            layer_state, xs, readout = layer(layer_state, xs, resets, read)
             states.append(layer_state)
+            readouts.append(readout)
         return tuple(states), self.norm(xs)
+
+
+def _source(i: int, cores: Sequence[CoreConfig]) -> int | None:
+    """The layer whose readout layer `i` takes, if it takes one and there is one; a gmu passes on what it took itself.
+
+    Raises:
+        MemrlError: if the layer that the core names does not come before it.
+    """
+    core = cores[i]
+    if not isinstance(core, GMUConfig) or i == 0:
+        return None
+    names = [core_name(earlier) for earlier in cores[:i]]
+    if core.source is None:
+        return i - 1
+    check(core.source in names, f"core gmu: source is {core.source!r}, expected the core of a layer before it: {names}")
+    return i - 1 - names[::-1].index(core.source)
 
 
 class Layer(nnx.Module):
     """Pre-norm, core, join; then, if asked for, pre-norm, feed-forward, join."""
 
-    def __init__(self, features: int, core: CoreConfig, config: StackConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self, features: int, core: CoreConfig, read: MemoryCore | None, config: StackConfig, *, rngs: nnx.Rngs
+    ):
         self.norm = _make_norm(features, config, rngs)
-        self.core = build_core(core, features, rngs=rngs)
+        if isinstance(core, GMUConfig) and read is not None:
+            self.core = GMU(features, core, read.readout_features, rngs=rngs)
+        else:
+            self.core = build_core(core, features, rngs=rngs)
         self.join = _make_join(features, config, rngs)
         self.feed_forward = FeedForward(features, config, rngs=rngs) if config.feed_forward else None
 
-    def __call__(self, state: State, xs: Array, resets: Array) -> tuple[State, Array]:
-        """One layer over [T, B, D]."""
-        state, ys = self.core.unroll(state, self.norm(xs), resets)
+    def __call__(
+        self, state: State, xs: Array, resets: Array, readout: Array | None
+    ) -> tuple[State, Array, Array | None]:
+        """One layer over [T, B, D]; takes the readout of the layer that it reads, if any, and gives its own."""
+        if isinstance(self.core, GMU):
+            state, ys = self.core.unroll(state, self.norm(xs), resets, readout)
+        else:
+            state, ys, readout = self.core.unroll_with_readout(state, self.norm(xs), resets)
         xs = self.join(xs, ys)
-        return state, xs if self.feed_forward is None else self.feed_forward(xs)
+        return state, xs if self.feed_forward is None else self.feed_forward(xs), readout
 
 
 class FeedForward(nnx.Module):
@@ -95,29 +129,6 @@ class FeedForward(nnx.Module):
     def __call__(self, xs: Array) -> Array:
         """[..., D] to [..., D]."""
         return self.join(xs, self.output(nnx.gelu(self.hidden(self.norm(xs)))))
-
-
-class Gate(nnx.Module):
-    """GTrXL's gate (Parisotto et al. 2020): a GRU cell whose state is the stream x and whose input is the sublayer's y.
-
-    r = s(W_r y + U_r x),   z = s(W_z y + U_z x - b),   h = tanh(W_h y + U_h (r * x)),   output (1 - z) x + z h
-    """
-
-    def __init__(self, features: int, bias: float, *, rngs: nnx.Rngs):
-        self.from_y = Linear(features, 3 * features, use_bias=False, rngs=rngs)
-        self.from_x = Linear(features, 2 * features, use_bias=False, rngs=rngs)
-        self.from_reset = Linear(features, features, use_bias=False, rngs=rngs)
-        self.bias = nnx.Param(jax.numpy.full((features,), bias))
-
-    def __call__(self, x: Array, y: Array) -> Array:
-        """[..., D], twice, to [..., D]."""
-        y = nnx.relu(y)
-        y_r, y_z, y_h = jax.numpy.split(self.from_y(y), 3, -1)
-        x_r, x_z = jax.numpy.split(self.from_x(x), 2, -1)
-        bias = self.bias[...].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        z = nnx.sigmoid(y_z + x_z - bias)
-        h = jax.numpy.tanh(y_h + self.from_reset(nnx.sigmoid(y_r + x_r) * x))
-        return (1 - z) * x + z * h
 
 
 class Add(nnx.Module):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from cores.core_references import with_its_source
 
 from memrl import ActorCritic, CoreConfig, GRUConfig, NetworkConfig, PPOConfig
 from memrl.agents.ppo import PPO
@@ -159,6 +160,6 @@ def make_ppo(env, config: PPOConfig, core: CoreConfig = GRU, params=None, num_up
     spaces = env.observation_space(params), env.action_space(params)
 
     def make_network(rngs):
-        return ActorCritic(*spaces, (core,), SMALL, rngs=rngs)
+        return ActorCritic(*spaces, with_its_source(core), SMALL, rngs=rngs)
 
     return PPO(env, params, make_network, config, num_updates)

@@ -44,6 +44,11 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     [
         (["--core", "gur"], ["unknown core 'gur'", "did you mean 'gru'", "lstm"]),
         (["--core=gur"], ["unknown core 'gur'"]),
+        (["--core", "s5,gur"], ["unknown core 'gur'", "did you mean 'gru'"]),
+        (["--core", "s5,"], ["unknown core ''"]),
+        (["--core", "s5,gru", "--core.state-size", "3"], ["unknown option", "--core.0.state-size"]),
+        (["--core", "gmu"], ["core gmu: no layer comes before it"]),
+        (["--core", "s5,gru", "--network.stack.layers", "1"], ["stack: layers is 1, expected at least 2"]),
         (["--core", "gru", "--core.hiden-size", "3"], ["--core.hiden-size", "--core.hidden-size"]),
         (["--core.state-size", "3"], ["unknown option", "--core.state-size"]),  # an option of another core
         (["--core", "s5", "--core.blocks", "3"], ["state_size", "8", "6"]),
@@ -156,6 +161,14 @@ def test_help_shows_the_options_of_the_chosen_core(config: str, capsys: pytest.C
     assert "--core.state-size" in output
     assert "--env.length" in output
     assert "--agent.learning-rate" in output
+
+
+def test_several_cores_have_options_each(config: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["train", config, "--core", "s5,s5,window_attention", "--help"])
+    output = capsys.readouterr().out
+    assert "--core.1.state-size" in output
+    assert "--core.2.window" in output
 
 
 def test_list(capsys: pytest.CaptureFixture[str]):

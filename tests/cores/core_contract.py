@@ -365,7 +365,7 @@ class CoreContract:
 
 
 def is_shape(x: Any) -> bool:
-    return isinstance(x, tuple) and len(x) == 3 and isinstance(x[0], tuple)
+    return isinstance(x, tuple) and len(x) == 3 and isinstance(x[2], bool)
 
 
 def assert_equals_reference(case: Case, reference: Reference, resets: np.ndarray) -> None:

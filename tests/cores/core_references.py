@@ -4,6 +4,8 @@ Such a file has a function `reference`: it takes the core's configuration, its p
 [T, B, D] and `resets` [T, B], and gives `ys` and the last state; everything is float64 or complex128. It may also have
 
     VARIANTS  hyperparameters to test besides the defaults; all but the first among the slow tests
+    BEFORE    name of the core in the layer before, where the core needs one; the two are then tested as a stack without
+              norms and residuals, whose parameters and state the reference takes
     PERIOD    steps after which the core's function repeats, where it depends on the position in the sequence (chunks)
 """
 
@@ -15,6 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memrl import CoreConfig, core_config
+from memrl.cores import core_name
+
 Reference = Callable[[Any, Any, Any, np.ndarray, np.ndarray], tuple[np.ndarray, Any]]
 FOLDER = Path(__file__).parent / "references"
 
@@ -25,6 +30,7 @@ class CoreReference(NamedTuple):
     reference: Reference
     variants: tuple[dict[str, Any], ...]  # the defaults, {}, first
     period: int
+    before: str | None
 
 
 def reference_of(name: str) -> CoreReference:
@@ -32,4 +38,15 @@ def reference_of(name: str) -> CoreReference:
     path = FOLDER / f"{name}.py"
     assert path.is_file(), f"write the equations of core {name!r} in {path.relative_to(FOLDER.parents[2])}"
     module = importlib.import_module(f"cores.references.{name}")
-    return CoreReference(module.reference, ({}, *getattr(module, "VARIANTS", ())), getattr(module, "PERIOD", 1))
+    return CoreReference(
+        module.reference,
+        ({}, *getattr(module, "VARIANTS", ())),
+        getattr(module, "PERIOD", 1),
+        getattr(module, "BEFORE", None),
+    )
+
+
+def with_its_source(config: CoreConfig) -> tuple[CoreConfig, ...]:
+    """The core, after the one that it needs before it, if any."""
+    before = reference_of(core_name(config)).before
+    return (config,) if before is None else (core_config(before), config)

@@ -4,10 +4,13 @@ import functools
 
 import pytest
 from cores.core_contract import Case, CoreContract, D, assert_equals_reference, every_pattern
-from cores.core_references import FOLDER, reference_of
+from cores.core_references import FOLDER, reference_of, with_its_source
 
-from memrl import core_config, list_cores, make_core
+from memrl import StackConfig, core_config, list_cores
+from memrl.cores import build_core
+from memrl.networks import MemoryStack
 
+BARE = StackConfig(norm="none", residual="none")
 CASES = [
     pytest.param((name, i), id=f"{name}-{i}", marks=[pytest.mark.slow] if i > 1 else [])
     for name in list_cores()
@@ -19,13 +22,13 @@ CASES = [
 def make_case(name: str, variant: int) -> Case:
     """The core with default hyperparameters (variant 0) or with others that its reference names."""
     known = reference_of(name)
-    changes = known.variants[variant]
-    return Case(
-        lambda rngs: make_core(name, D, rngs=rngs, **changes),
-        name=name,
-        config=core_config(name, **changes),
-        period=known.period,
-    )
+    config = core_config(name, **known.variants[variant])
+    cores = with_its_source(config)
+
+    def make(rngs):
+        return build_core(config, D, rngs=rngs) if cores == (config,) else MemoryStack(D, cores, BARE, rngs=rngs)
+
+    return Case(make, name=name, config=config, period=known.period)
 
 
 class TestContract(CoreContract):

@@ -11,8 +11,8 @@ from cores.references.common import affine, gelu, sigmoid
 from flax import nnx
 
 from memrl import MemrlError, StackConfig, core_config, make_core
+from memrl.cores.gate import Gate
 from memrl.networks import MemoryStack
-from memrl.networks.stack import Gate
 
 T, B, D = 5, 2, 8
 rng = np.random.default_rng(0)
@@ -21,8 +21,9 @@ RESETS = jnp.array(np.random.default_rng(0).random((T, B)) < 0.3)
 
 
 def make(*cores, **config) -> Any:
-    """A stack whose parameters are all random: ones and zeros would hide what they multiply."""
-    stack = MemoryStack(D, [core_config(name) for name in cores], StackConfig(**config), rngs=nnx.Rngs(0))
+    """A stack of named cores, whose parameters are all random: ones and zeros would hide what they multiply."""
+    cores = [core_config(core) if isinstance(core, str) else core for core in cores]
+    stack = MemoryStack(D, cores, StackConfig(**config), rngs=nnx.Rngs(0))
     params = nnx.state(stack, nnx.Param)
     nnx.update(stack, jax.tree.map(lambda x: x + 0.3 * normal(rng, x.shape), params))
     return stack
@@ -85,6 +86,58 @@ def test_cores_take_turns():
     assert [type(layer.core).__name__ for layer in stack.layers] == ["LSTM", "MLP", "GRU", "LSTM", "MLP"]
     shapes = jax.tree.map(lambda x: x.shape, stack.initial_state(B))
     assert shapes == (((B, D), (B, D)), (), (B, D), ((B, D), (B, D)), ())
+
+
+def test_there_are_as_many_layers_as_cores():
+    hybrid = ["s5", "s5", "s5", "window_attention"]
+    names = ["S5", "S5", "S5", "WindowAttention"]
+    assert [type(layer.core).__name__ for layer in make(*hybrid).layers] == names
+    assert [type(layer.core).__name__ for layer in make(*hybrid, layers=6).layers] == [*names, "S5", "S5"]
+
+
+@pytest.mark.parametrize("source", ["s5", "gru", None])
+def test_a_unit_reads_the_layer_that_it_names(source):
+    unit = core_config("gmu", source=source)
+    stack = make("s5", "gru", unit, unit, norm="none", residual="none")
+    first, second, *units = [layer.core for layer in stack.layers]
+    initial = stack.initial_state(B)
+    state, xs, of_s5 = first.unroll_with_readout(initial[0], XS, RESETS)
+    other, xs, of_gru = second.unroll_with_readout(initial[1], xs, RESETS)
+    memory = of_s5 if source == "s5" else of_gru
+    for core in units:  # the second of them reads what the first has read
+        xs = core.output(memory * nnx.silu(core.gate(xs)))
+    assert_close(stack.unroll(initial, XS, RESETS), ((state, other, (), ()), xs), 1e-5)
+
+
+def test_the_readout_of_s5_comes_before_its_activation():
+    core = make_core("s5", D, rngs=nnx.Rngs(0))
+    bare = make_core("s5", D, rngs=nnx.Rngs(0), activation="none")
+    _, _, readout = core.unroll_with_readout(core.initial_state(B), jnp.asarray(XS), RESETS)
+    assert_close(readout, bare.unroll(bare.initial_state(B), jnp.asarray(XS), RESETS)[1], 1e-6)
+
+
+GMU, ELSEWHERE = core_config("gmu"), core_config("gmu", source="lstm")
+
+
+@pytest.mark.parametrize(
+    ("cores", "layers", "says"),
+    [
+        ([GMU], None, "core gmu: no layer comes before it, expected another core whose memory it can read"),
+        ([GMU, "s5"], 4, "core gmu: no layer comes before it, expected another core whose memory it can read"),
+        (["s5", ELSEWHERE], None, "core gmu: source is 'lstm', expected the core of a layer before it: ['s5']"),
+        (["s5", "s5", "gru"], 2, "stack: layers is 2, expected at least 3, one for each core"),
+    ],
+    ids=str,
+)
+def test_impossible_stacks_are_one_line(cores, layers, says):
+    with pytest.raises(MemrlError) as error:
+        make(*cores, layers=layers)
+    assert str(error.value) == says
+
+
+def test_a_unit_alone_is_one_line():
+    with pytest.raises(MemrlError, match=r"^core gmu: no layer comes before it"):
+        make_core("gmu", D, rngs=nnx.Rngs(0))
 
 
 def test_equal_layers_start_differently():

@@ -29,3 +29,27 @@ def gelu(x):
 
 def affine(layer, x):
     return x @ layer["kernel"] + layer["bias"]
+
+
+def over_episodes(step: Callable[[list, np.ndarray], tuple[list, np.ndarray]], state, xs, resets):
+    """Runs `step(past, x) -> (past, y)` on a list of past rows for each environment, emptied at a reset.
+
+    `state` is such lists as the cores keep them: the latest row last, zeros before the first, and how many there are.
+    """
+    pasts = [list(rows[len(rows) - filled :]) for rows, filled in zip(state.rows, state.filled, strict=True)]
+    ys, rows = np.zeros_like(xs), np.zeros_like(state.rows)
+    for t, b in np.ndindex(resets.shape):
+        pasts[b], ys[t, b] = step([] if resets[t, b] else pasts[b], xs[t, b])
+    for b, past in enumerate(pasts):
+        rows[b, rows.shape[1] - len(past) :] = past
+    return ys, state._replace(rows=rows, filled=np.array([len(past) for past in pasts]))
+
+
+def softmax(scores):
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum()
+
+
+def layer_norm(p, x):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
