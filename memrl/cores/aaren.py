@@ -64,7 +64,7 @@ class Aaren(MemoryCore):
     def initial_state(self, batch_size: int) -> AarenState:
         """A maximum over nothing, and zeros."""
         shape = (batch_size, self.heads)
-        return AarenState(jnp.full(shape, NOTHING), jnp.zeros(shape), jnp.zeros((*shape, self.width)))
+        return AarenState(jnp.full(shape, NOTHING, jnp.float32), jnp.zeros(shape), jnp.zeros((*shape, self.width)))
 
     def unroll(self, state: AarenState, xs: Array, resets: Array) -> tuple[AarenState, Array]:
         """See `MemoryCore.unroll`."""
@@ -74,7 +74,7 @@ class Aaren(MemoryCore):
         maximum = running_maximum(scores, state.maximum, resets)
         before = jnp.concatenate([state.maximum[None], maximum])[:T]
         cut = resets[..., None]
-        kept = jnp.exp(jnp.where(cut, NOTHING, jnp.minimum(jnp.where(cut, 0, before) - maximum, 0)))
+        kept = jnp.exp(jnp.where(cut, 0, before) - jnp.where(cut, 0, maximum))
         entering = jnp.exp(scores - maximum)[..., None]
         sums = jnp.concatenate([entering * v, entering], -1)  # [T, B, H, V + 1]
         first = jnp.concatenate([state.weighted, state.total[..., None]], -1).reshape(B, -1)
@@ -87,10 +87,7 @@ class Aaren(MemoryCore):
 
 
 def running_maximum(scores: Array, start: Array, resets: Array) -> Array:
-    """The largest score of the episode so far, [T, B, H]; `start` [B, H] is that before the first step.
-
-    Any bound will do for the sums, whose quotient does not depend on it: no gradient flows through it.
-    """
+    """The largest score of the episode so far, [T, B, H]; `start` [B, H] is that before the first step."""
 
     def step(m: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
         s, reset = now
