@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from memrl.config import override
+from memrl.cores.aaren import Aaren, AarenConfig
 from memrl.cores.base import CoreConfig, MemoryCore
 from memrl.cores.gmu import GMU, GMUConfig
 from memrl.cores.gru import GRU, GRUConfig
@@ -12,6 +13,7 @@ from memrl.cores.gtrxl import GTrXL, GTrXLConfig
 from memrl.cores.indrnn import IndRNN, IndRNNConfig
 from memrl.cores.lmu import LMU, LMUConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
+from memrl.cores.mamba import Mamba, MambaConfig
 from memrl.cores.mgu import MGU, MGUConfig
 from memrl.cores.mingru import MinGRU, MinGRUConfig
 from memrl.cores.minlstm import MinLSTM, MinLSTMConfig
@@ -30,12 +32,14 @@ class CoreSpec(NamedTuple):
 
 
 CORES: Registry[CoreSpec] = Registry("core")
+CORES.register("aaren", CoreSpec(Aaren, AarenConfig))
 CORES.register("gmu", CoreSpec(GMU, GMUConfig))
 CORES.register("gru", CoreSpec(GRU, GRUConfig))
 CORES.register("gtrxl", CoreSpec(GTrXL, GTrXLConfig))
 CORES.register("indrnn", CoreSpec(IndRNN, IndRNNConfig))
 CORES.register("lmu", CoreSpec(LMU, LMUConfig))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
+CORES.register("mamba", CoreSpec(Mamba, MambaConfig))
 CORES.register("mgu", CoreSpec(MGU, MGUConfig))
 CORES.register("mingru", CoreSpec(MinGRU, MinGRUConfig))
 CORES.register("minlstm", CoreSpec(MinLSTM, MinLSTMConfig))

@@ -80,6 +80,20 @@ class LMU(MemoryCore):
         ys = states[..., : self.hidden_size].astype(xs.dtype)
         return state, ys if self.readout is None else self.readout(ys)
 
+    def step(self, state: Array, x: Array, reset: Array) -> tuple[Array, Array]:
+        """See `MemoryCore.step`. The equations as they stand: to assemble joint weights costs more than one step."""
+        config, N = self.config, self.hidden_size
+        A, B = discretised(config.order, config.window)
+        state, wide = jnp.where(reset[:, None], 0, state), x.astype(jnp.float32)
+        h, m = state[:, :N], state[:, N:]
+        E, W = ({name: w[...] for name, w in weights.items()} for weights in (self.encoders, self.kernels))
+        u = wide @ E["x"] + h @ E["h"] + m @ E["m"]
+        m = m.reshape(-1, config.memories, config.order) @ jnp.asarray(A.T, jnp.float32)
+        m = (m + u[..., None] * jnp.asarray(B, jnp.float32)[None, None]).reshape(len(x), -1)
+        h = jnp.tanh(wide @ W["x"] + h @ W["h"] + m @ W["m"])
+        y = h.astype(x.dtype)
+        return jnp.concatenate([h, m], -1), y if self.readout is None else self.readout(y)
+
     def joint_weights(self) -> tuple[Array, Array]:
         """W [D, N + M] and U [N + M, N + M] of the joint state (h, m), M = memories * order."""
         config = self.config
