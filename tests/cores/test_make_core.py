@@ -9,19 +9,20 @@ from memrl import CoreConfig, GRUConfig, LSTMConfig, MemrlError, S5Config, core_
 from memrl.cores import core_name
 
 MISTAKES = [
-    ("grru", {}, "unknown core 'grru': did you mean 'gru'? known: gru, lstm, mlp"),
+    ("grru", {}, "unknown core 'grru': did you mean 'gru'? known: "),
     ("GRU", {}, "did you mean 'gru'?"),
     (
         "gru",
         {"hiden_size": 8},
         "unknown hyperparameter of core gru 'hiden_size': did you mean 'hidden_size'?",
     ),
-    ("s5", {"hidden": 8}, "known: activation, blocks, dt_max, dt_min, state_size"),
+    ("s5", {"hidden": 8}, "known: activation, basis, blocks, dt_max, dt_min, state_size"),
     ("gru", {"hidden_size": "8"}, "core gru: hidden_size is '8', expected int or None"),
     ("gru", {"hidden_size": 8.0}, "core gru: hidden_size is 8.0, expected int or None"),
     ("gru", {"hidden_size": True}, "core gru: hidden_size is True, expected int or None"),
     ("lstm", {"forget_bias": None}, "core lstm: forget_bias is None, expected float"),
     ("s5", {"activation": "relu"}, "core s5: activation is 'relu', expected one of 'full_glu', 'half_glu'"),
+    ("s5", {"basis": "legd"}, "core s5: basis is 'legd', expected one of 'legs', 'legt', 'fout'"),
     ("gru", {"hidden_size": 0}, "core gru: hidden_size is 0, expected more than 0"),
     ("lstm", {"hidden_size": -1}, "core lstm: hidden_size is -1, expected more than 0"),
     ("mlp", {"hidden_size": 0}, "core mlp: hidden_size is 0, expected more than 0"),
