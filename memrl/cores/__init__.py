@@ -8,8 +8,10 @@ from memrl.config import override
 from memrl.cores.base import CoreConfig, MemoryCore
 from memrl.cores.gru import GRU, GRUConfig
 from memrl.cores.lru import LRU, LRUConfig
+from memrl.cores.lssl import LSSL, LSSLConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
 from memrl.cores.mlp import MLP, MLPConfig
+from memrl.cores.s4 import S4, S4Config
 from memrl.cores.s4d import S4D, S4DConfig
 from memrl.cores.s5 import S5, S5Config
 from memrl.errors import MemrlError, check
@@ -25,9 +27,11 @@ class CoreSpec(NamedTuple):
 
 CORES: Registry[CoreSpec] = Registry("core")
 CORES.register("gru", CoreSpec(GRU, GRUConfig))
+CORES.register("lssl", CoreSpec(LSSL, LSSLConfig))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
 CORES.register("lru", CoreSpec(LRU, LRUConfig))
 CORES.register("mlp", CoreSpec(MLP, MLPConfig))
+CORES.register("s4", CoreSpec(S4, S4Config))
 CORES.register("s4d", CoreSpec(S4D, S4DConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))
 

@@ -71,7 +71,8 @@ def normal_spectrum(basis: Basis, size: int, blocks: int = 1) -> tuple[NDArray[n
         normal = A + low_rank @ low_rank.T
         frequencies, vectors = np.linalg.eigh(-0.5j * (normal - normal.T))
         frequencies, vectors = frequencies[width // 2 :], vectors[:, width // 2 :]  # eigh sorts: the upper half is > 0
-    return np.tile(-0.5 + 1j * frequencies, blocks), np.kron(np.eye(blocks), vectors)
+    eigenvalues = np.tile(-0.5 + 1j * frequencies, blocks)
+    return eigenvalues.astype(np.complex128), np.kron(np.eye(blocks), vectors).astype(np.complex128)
 
 
 def _roots(size: int) -> np.ndarray:

@@ -11,11 +11,14 @@ A = -exp(a) + i b starts at the real part -1/2 and, for the n-th of N / 2 pairs,
     inv   (N / pi) (N / (2n + 1) - 1),
     legs  that of the normal part of HiPPO-LegS.
 The layer's gated activation, which mixes the features, is part of the core here: GELU(y) W_1 * sigmoid(GELU(y) W_2).
+A sequence goes in chunks, each a convolution and a carried state (memrl/cores/linear_system.py): N / 2 complex numbers
+for each feature at every step are too many to write down.
 
 Left out: a learned B (only its product with C matters), bidirectional kernels, a learning rate of its own for A, Delta.
 """
 
 import dataclasses
+from functools import partial
 from typing import ClassVar, Literal
 
 import jax
@@ -25,16 +28,18 @@ from flax import nnx
 
 from memrl.cores.base import CoreConfig, MemoryCore
 from memrl.cores.hippo import normal_spectrum
+from memrl.cores.linear_system import Chunk, LinearSystem, unroll_system
 from memrl.cores.state_space import (
     Activation,
     OutputActivation,
     check_pairs,
     check_steps,
     log_steps,
+    parts_of,
     skip,
+    times,
     zero_order_hold,
 )
-from memrl.kernels import linear_scan
 from memrl.types import Array
 
 Start = Literal["lin", "inv", "legs"]
@@ -58,22 +63,24 @@ class S4DConfig(CoreConfig):
     """Largest initial step Delta; each feature's step is drawn log-uniformly."""
     activation: Activation = "full_glu"
     """What follows the state spaces; "half_glu" gates y itself instead of a projection of it."""
+    chunk_size: int = 32
+    """Steps that are computed at once; results differ by rounding only."""
 
     def check(self) -> None:
-        """Raises `MemrlError` for an odd size, or steps that are no interval above zero."""
-        self.check_positive("state_size", "dt_min")
+        """Raises `MemrlError` for an odd size, an empty chunk, or steps that are no interval above zero."""
+        self.check_positive("state_size", "dt_min", "chunk_size")
         check_pairs(self.owner, self.state_size)
         check_steps(self.owner, self.dt_min, self.dt_max)
 
 
 class S4D(MemoryCore):
-    """Diagonal state spaces; the state is x [B, D, N / 2] complex64."""
+    """Diagonal state spaces; the state is x [B, D, N], real parts and then imaginary ones of N / 2 numbers."""
 
     def __init__(self, features: int, config: S4DConfig = S4DConfig(), *, rngs: nnx.Rngs):
         self.features = features
-        self.pairs = config.state_size // 2
-        self.discretisation = config.discretisation
-        shape = (features, self.pairs)
+        self.state_size = config.state_size
+        self.discretisation, self.chunk_size = config.discretisation, config.chunk_size
+        shape = (features, config.state_size // 2)
         self.log_real = nnx.Param(jnp.full(shape, jnp.log(0.5)))  # a [D, N / 2]
         self.imag = nnx.Param(jnp.tile(jnp.asarray(_frequencies(config), jnp.float32), (features, 1)))  # b [D, N / 2]
         self.output = nnx.Param(jax.random.normal(rngs.params(), (2, *shape)))  # C [2, D, N / 2], as planes
@@ -82,19 +89,28 @@ class S4D(MemoryCore):
         self.activation = OutputActivation(features, config.activation, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> Array:
-        """Zeros [B, D, N / 2] complex64."""
-        return jnp.zeros((batch_size, self.features, self.pairs), jnp.complex64)
+        """Zeros [B, D, N]."""
+        return jnp.zeros((batch_size, self.features, self.state_size))
 
     def unroll(self, state: Array, xs: Array, resets: Array) -> tuple[Array, Array]:
         """See `MemoryCore.unroll`."""
-        T, B, D = xs.shape
-        decay, scale = self.discretise()
-        inputs = scale[None, None] * xs.astype(jnp.float32)[..., None]
-        hs, last = linear_scan(decay.reshape(-1), inputs.reshape(T, B, -1), state.reshape(B, -1), resets)
-        hs = hs.reshape(T, B, D, -1)
-        real, imag = 2 * self.output[...]
-        ys = jnp.sum(hs.real * real[None, None] - hs.imag * imag[None, None], -1)
-        return last.reshape(state.shape), self.activation(ys.astype(xs.dtype) + skip(xs, self.skip[...]))
+        state, ys = unroll_system(self.system(), state, xs, resets, self.chunk_size)
+        return state, self.activation(ys[:, :, 0].astype(xs.dtype) + skip(xs, self.skip[...]))
+
+    def system(self) -> LinearSystem:
+        """The discretised systems."""
+        decay, write = self.discretise()
+        read = 2 * jax.lax.complex(*self.output[...])
+
+        def chunk(system, L):
+            del system
+            powers = jnp.ones((1, *decay.shape), decay.dtype)
+            while len(powers) < L + 1:
+                powers = jnp.concatenate([powers, powers * (powers[-1] * decay)[None]])
+            reads = parts_of((powers[1 : L + 1] * read[None]).conj())[:, None]
+            return Chunk(parts_of(powers[:L] * write[None]), reads, partial(times, parts_of(powers[L])))
+
+        return LinearSystem(partial(times, parts_of(decay)), parts_of(write), parts_of(read.conj())[None], chunk)
 
     def discretise(self) -> tuple[Array, Array]:
         """A_bar and B_bar, [D, N / 2] complex."""

@@ -56,6 +56,23 @@ def real_part(hs: Array, matrix: Array, dtype: jnp.dtype) -> Array:
     return jnp.concatenate([hs.real, -hs.imag], -1).astype(dtype) @ matrix.astype(dtype)
 
 
+def parts_of(x: Array) -> Array:
+    """Complex [..., N / 2] as reals [..., N]: the real parts, then the imaginary parts."""
+    return jnp.concatenate([x.real, x.imag], -1)
+
+
+def times(decay: Array, x: Array) -> Array:
+    """The complex product of `decay` [D, N] and `x` [B, D, N], both in parts.
+
+    Several times as fast on a CPU as with complex numbers, and ten times as fast as with the parts apart, which have to
+    be put together again.
+    """
+    pairs = x.reshape(*x.shape[:-1], 2, -1)
+    swapped = pairs[..., ::-1, :].reshape(x.shape)
+    real, imag = jnp.split(decay[None], 2, -1)
+    return jnp.concatenate([real, real], -1) * x + jnp.concatenate([-imag, imag], -1) * swapped
+
+
 def skip(xs: Array, weight: Array) -> Array:
     """D u: `xs` [T, B, D] times a weight for each feature."""
     return weight.astype(xs.dtype)[None, None] * xs

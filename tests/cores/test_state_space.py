@@ -23,6 +23,16 @@ MISTAKES = [
     ("s4d", {"dt_min": 0.1, "dt_max": 0.01}, "core s4d: dt_max is 0.01, expected at least 0.1"),
     ("s4d", {"init": "real"}, "core s4d: init is 'real', expected one of 'lin', 'inv', 'legs'"),
     ("s4d", {"discretisation": "euler"}, "core s4d: discretisation is 'euler', expected one of 'zoh', 'bilinear'"),
+    ("s4", {"state_size": 7}, "core s4: state_size is 7, expected an even number"),
+    ("s4", {"state_size": -2}, "core s4: state_size is -2, expected more than 0"),
+    ("s4", {"chunk_size": 0}, "core s4: chunk_size is 0, expected more than 0"),
+    ("s4", {"dt_min": 0.1, "dt_max": 0.01}, "core s4: dt_max is 0.01, expected at least 0.1"),
+    ("lssl", {"state_size": 0}, "core lssl: state_size is 0, expected more than 0"),
+    ("lssl", {"channels": 0}, "core lssl: channels is 0, expected more than 0"),
+    ("lssl", {"chunk_size": -1}, "core lssl: chunk_size is -1, expected more than 0"),
+    ("lssl", {"alpha": 0.4}, "core lssl: alpha is 0.4, expected from 0.5 (bilinear) to 1 (backward Euler)"),
+    ("lssl", {"alpha": 1.5}, "core lssl: alpha is 1.5, expected from 0.5 (bilinear) to 1 (backward Euler)"),
+    ("lssl", {"dt_min": 0.1, "dt_max": 0.01}, "core lssl: dt_max is 0.01, expected at least 0.1"),
 ]
 
 

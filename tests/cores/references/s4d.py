@@ -5,7 +5,7 @@ from cores.references.common import affine, gelu, over_time, sigmoid
 
 VARIANTS = [
     {"state_size": 6, "init": "inv", "discretisation": "bilinear", "dt_min": 0.1, "dt_max": 1.0, "activation": "none"},
-    {"state_size": 10, "init": "legs"},
+    {"state_size": 10, "init": "legs", "chunk_size": 5},
 ]
 
 
@@ -13,7 +13,7 @@ def reference(config, p, state, xs, resets):
     def both(half):
         return np.concatenate([half, np.conj(half)], -1)
 
-    half = state.shape[-1]
+    half = state.shape[-1] // 2
     A = both(-np.exp(p["log_real"]) + 1j * p["imag"])
     C = both(p["output"][0] + 1j * p["output"][1])
     dt = np.exp(p["log_dt"])[:, None]
@@ -32,6 +32,6 @@ def reference(config, p, state, xs, resets):
         value, gate = np.split(affine(p["activation"]["glu"], gelu(y)), 2, -1)
         return x, value * sigmoid(gate)
 
-    full = both(state)
+    full = both(state[..., :half] + 1j * state[..., half:])
     ys, full = over_time(step, np.zeros_like(full), full, xs, resets)
-    return ys, full[..., :half]
+    return ys, np.concatenate([full[..., :half].real, full[..., :half].imag], -1)
