@@ -26,13 +26,13 @@ class Chunk(NamedTuple):
 
     written: Array  # A^l B for l = 0 .. L - 1, [L, D, N]
     read: Array  # C A^l for l = 1 .. L, [L, M, D, N]
-    leap: Callable[[Array], Array]  # A^L x, [B, D, N] to [B, D, N]
+    leap: Callable[[Array, Array], Array]  # A^L x + z, for x and z [B, D, N]
 
 
 class LinearSystem(NamedTuple):
     """D systems with N states and M outputs each."""
 
-    advance: Callable[[Array], Array]  # A x, [B, D, N] to [B, D, N]
+    step: Callable[[Array, Array], tuple[Array, Array]]  # x_{t-1} [B, D, N], u_t [B, D] to x_t, y_t [B, M, D]
     write: Array  # B [D, N]
     read: Array  # C [M, D, N]
     chunk: Callable[["LinearSystem", int], Chunk]  # `dense_chunk`, or what a special A makes cheaper
@@ -42,8 +42,8 @@ def unroll_system(system: LinearSystem, state: Array, us: Array, resets: Array, 
     """T steps: `state` [B, D, N], `us` [T, B, D] and `resets` [T, B] give the last state and `ys` [T, B, M, D]."""
     us = us.astype(jnp.float32)
     if len(us) == 1:
-        state = system.advance(jnp.where(resets[0][:, None, None], 0, state)) + system.write[None] * us[0][..., None]
-        return state, jnp.sum(system.read[None] * state[:, None], -1)[None]
+        state, y = system.step(jnp.where(resets[0][:, None, None], 0, state), us[0])
+        return state, y[None]
     chunk_size = min(chunk_size, max(len(us), 1))
     whole = len(us) - len(us) % chunk_size
     state, ys = _chunks(system, state, us[:whole], resets[:whole], chunk_size)
@@ -69,7 +69,7 @@ def _chunks(system: LinearSystem, state: Array, us: Array, resets: Array, L: int
     def step(x, inputs):
         added_c, unbroken_c, fresh_c = inputs
         kept = jnp.where(unbroken_c[:, None, None], x, 0)
-        return leap(kept) + added_c, jnp.where(fresh_c[:, None, None], 0, x)
+        return leap(kept, added_c), jnp.where(fresh_c[:, None, None], 0, x)
 
     state, before = lax.scan(step, state, (added, carried[:, -1], ~carried[:, 0]))
     of_state = product("lmdn,cbdn->clbmd", read, before)
@@ -79,7 +79,8 @@ def _chunks(system: LinearSystem, state: Array, us: Array, resets: Array, L: int
 def dense_chunk(system: LinearSystem, L: int) -> Chunk:
     """For any A: its matrix is what it does to unit vectors, its powers are by repeated squaring."""
     D, N = system.write.shape
-    A = jnp.transpose(system.advance(jnp.broadcast_to(jnp.eye(N)[:, None], (N, D, N))), (1, 2, 0))
+    columns, _ = system.step(jnp.broadcast_to(jnp.eye(N)[:, None], (N, D, N)), jnp.zeros((N, D)))
+    A = jnp.transpose(columns, (1, 2, 0))
     powers = [A]  # A^(2^k)
     written, read = system.write[None], product("mdn,dnk->mdk", system.read, A)[None]
     while len(written) < L:
@@ -88,7 +89,7 @@ def dense_chunk(system: LinearSystem, L: int) -> Chunk:
         powers.append(product("dnk,dkj->dnj", powers[-1], powers[-1]))
     factors = [power for k, power in enumerate(powers) if L >> k & 1]
     to_the_L = reduce(lambda x, y: product("dnk,dkj->dnj", x, y), factors)
-    return Chunk(written[:L], read[:L], lambda x: product("dnk,bdk->bdn", to_the_L, x))
+    return Chunk(written[:L], read[:L], lambda x, z: product("dnk,bdk->bdn", to_the_L, x) + z)
 
 
 def product(equation: str, *operands: Array) -> Array:

@@ -2,13 +2,14 @@
 Linear State-Space Layers").
 
     x' = A x + B u,   y = C x + D u,   for each feature, with HiPPO-LegS as A and B, by the generalised bilinear rule:
-    x_t = (I - alpha Delta A)^-1 ((I + (1 - alpha) Delta A) x_{t-1} + Delta B u_t),   y_t = C x_t + D u_t.
+    x_t = (I - alpha Delta A)^-1 ((I + (1 - alpha) Delta A) x_{t-1} + Delta B u_t)
+        = (I - alpha Delta A)^-1 (x_{t-1} / alpha + Delta B u_t) - (1 - alpha) / alpha x_{t-1},   y_t = C x_t + D u_t.
 
 Each feature has a step Delta of its own and M outputs; the layer's GELU and the projection of the M D outputs back to D
 are part of the core: W GELU(y) + b. A is the whole lower triangular matrix, no approximation by its normal part. It is
--p_n p_k below the diagonal, so that A x and x = (I - alpha Delta A)^-1 r need one running sum, s_n = sum_{k<n} p_k x_k:
+-p_n p_k below the diagonal, so that x = (I - alpha Delta A)^-1 r takes O(N), with the sums s_n = sum_{k<n} p_k x_k:
 
-    (A x)_n = -p_n s_n - (n + 1) x_n,   x_n = (r_n - a p_n s_n) / (1 + a (n + 1))  with a = alpha Delta.
+    x_n = (r_n - a p_n s_n) / (1 + a (n + 1)),   a = alpha Delta.
 
 A + A^T is negative definite, which makes every step with alpha >= 1/2 a contraction. A sequence goes in chunks with
 exact resets: see memrl/cores/linear_system.py.
@@ -87,19 +88,14 @@ class LSSL(MemoryCore):
         dt = jnp.exp(self.log_dt[...])[:, None]
         n = jnp.arange(self.state_size)
 
-        def advance(x):
-            return _solve(self.alpha * dt, x + (1 - self.alpha) * dt[None] * _multiply(x))
+        drive, read = dt * jnp.sqrt(2.0 * n + 1)[None], self.output[...]
 
-        write = dt * jnp.sqrt(2.0 * n + 1)[None]
-        return LinearSystem(advance, _solve(self.alpha * dt, write[None])[0], self.output[...], dense_chunk)
+        def step(x, u):
+            solved = _solve(self.alpha * dt, x / self.alpha + drive[None] * u[..., None])
+            x = solved - (1 - self.alpha) / self.alpha * x
+            return x, jnp.sum(read[None] * x[:, None], -1)
 
-
-def _multiply(x: Array) -> Array:
-    """A x for x [B, D, N]."""
-    n = jnp.arange(x.shape[-1])
-    p = jnp.sqrt(2.0 * n + 1)[None, None]
-    s = jnp.cumsum(p * x, -1) - p * x
-    return -p * s - (n + 1.0)[None, None] * x
+        return LinearSystem(step, _solve(self.alpha * dt, drive[None])[0], read, dense_chunk)
 
 
 def _solve(a: Array, r: Array) -> Array:

@@ -37,8 +37,9 @@ from memrl.cores.state_space import (
     log_steps,
     parts_of,
     planes,
+    read_parts,
+    rotate,
     skip,
-    times,
 )
 from memrl.types import Array
 
@@ -105,10 +106,14 @@ class S4(MemoryCore):
         write = dt * (G * B - strength * _real_product(P, G * B) * G * P)
         diagonal, column, row = parts_of(2 * G - 1), parts_of(G * P), parts_of(4 * strength * P * G.conj())
 
-        def advance(x):
-            return times(diagonal, x) - column[None] * jnp.sum(row[None] * x, -1, keepdims=True)
+        write, read = parts_of(write), parts_of(2 * C.conj())
 
-        return LinearSystem(advance, parts_of(write), parts_of(2 * C.conj())[None], dense_chunk)
+        def step(x, u):
+            low_rank = column[None] * jnp.sum(row[None] * x, -1, keepdims=True)
+            x = rotate(diagonal, x, write[None] * u[..., None] - low_rank)
+            return jnp.concatenate(x, -1), read_parts(x, read)
+
+        return LinearSystem(step, write, read[None], dense_chunk)
 
 
 def _real_product(x: Array, y: Array) -> Array:

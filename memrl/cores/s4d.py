@@ -18,7 +18,6 @@ Left out: a learned B (only its product with C matters), bidirectional kernels, 
 """
 
 import dataclasses
-from functools import partial
 from typing import ClassVar, Literal
 
 import jax
@@ -36,8 +35,9 @@ from memrl.cores.state_space import (
     check_steps,
     log_steps,
     parts_of,
+    read_parts,
+    rotate,
     skip,
-    times,
     zero_order_hold,
 )
 from memrl.types import Array
@@ -100,17 +100,26 @@ class S4D(MemoryCore):
     def system(self) -> LinearSystem:
         """The discretised systems."""
         decay, write = self.discretise()
-        read = 2 * jax.lax.complex(*self.output[...])
+        C = 2 * jax.lax.complex(*self.output[...])
+        in_parts, write_parts, read = parts_of(decay), parts_of(write), parts_of(C.conj())
+
+        def step(x, u):
+            x = rotate(in_parts, x, write_parts[None] * u[..., None])
+            return jnp.concatenate(x, -1), read_parts(x, read)
 
         def chunk(system, L):
             del system
             powers = jnp.ones((1, *decay.shape), decay.dtype)
             while len(powers) < L + 1:
                 powers = jnp.concatenate([powers, powers * (powers[-1] * decay)[None]])
-            reads = parts_of((powers[1 : L + 1] * read[None]).conj())[:, None]
-            return Chunk(parts_of(powers[:L] * write[None]), reads, partial(times, parts_of(powers[L])))
+            last = parts_of(powers[L])
+            return Chunk(
+                written=parts_of(powers[:L] * write[None]),
+                read=parts_of((powers[1 : L + 1] * C[None]).conj())[:, None],
+                leap=lambda x, z: jnp.concatenate(rotate(last, x, z), -1),
+            )
 
-        return LinearSystem(partial(times, parts_of(decay)), parts_of(write), parts_of(read.conj())[None], chunk)
+        return LinearSystem(step, write_parts, read[None], chunk)
 
     def discretise(self) -> tuple[Array, Array]:
         """A_bar and B_bar, [D, N / 2] complex."""
