@@ -12,12 +12,16 @@ from memrl.cores.gru import GRU, GRUConfig
 from memrl.cores.gtrxl import GTrXL, GTrXLConfig
 from memrl.cores.indrnn import IndRNN, IndRNNConfig
 from memrl.cores.lmu import LMU, LMUConfig
+from memrl.cores.lru import LRU, LRUConfig
+from memrl.cores.lssl import LSSL, LSSLConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
 from memrl.cores.mamba import Mamba, MambaConfig
 from memrl.cores.mgu import MGU, MGUConfig
 from memrl.cores.mingru import MinGRU, MinGRUConfig
 from memrl.cores.minlstm import MinLSTM, MinLSTMConfig
 from memrl.cores.mlp import MLP, MLPConfig
+from memrl.cores.s4 import S4, S4Config
+from memrl.cores.s4d import S4D, S4DConfig
 from memrl.cores.s5 import S5, S5Config
 from memrl.cores.window_attention import WindowAttention, WindowAttentionConfig
 from memrl.errors import MemrlError, check
@@ -38,12 +42,16 @@ CORES.register("gru", CoreSpec(GRU, GRUConfig))
 CORES.register("gtrxl", CoreSpec(GTrXL, GTrXLConfig))
 CORES.register("indrnn", CoreSpec(IndRNN, IndRNNConfig))
 CORES.register("lmu", CoreSpec(LMU, LMUConfig))
+CORES.register("lru", CoreSpec(LRU, LRUConfig))
+CORES.register("lssl", CoreSpec(LSSL, LSSLConfig))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
 CORES.register("mamba", CoreSpec(Mamba, MambaConfig))
 CORES.register("mgu", CoreSpec(MGU, MGUConfig))
 CORES.register("mingru", CoreSpec(MinGRU, MinGRUConfig))
 CORES.register("minlstm", CoreSpec(MinLSTM, MinLSTMConfig))
 CORES.register("mlp", CoreSpec(MLP, MLPConfig))
+CORES.register("s4", CoreSpec(S4, S4Config))
+CORES.register("s4d", CoreSpec(S4D, S4DConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))
 CORES.register("window_attention", CoreSpec(WindowAttention, WindowAttentionConfig))
 

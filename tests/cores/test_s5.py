@@ -9,7 +9,7 @@ from cores.numeric import assert_close, normal
 from flax import nnx
 
 from memrl import make_core
-from memrl.cores.s5 import hippo_normal_spectrum
+from memrl.cores.hippo import normal_spectrum
 
 D = 4
 
@@ -25,7 +25,7 @@ def hippo_normal(size):
 
 
 def spectrum(size, blocks) -> Any:
-    return hippo_normal_spectrum(size, blocks)
+    return normal_spectrum("legs", size, blocks)
 
 
 def make_s5(seed=0, **hyperparameters) -> Any:

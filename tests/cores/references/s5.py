@@ -7,8 +7,8 @@ from cores.references.common import affine, gelu, over_time, sigmoid
 
 VARIANTS = [
     {"state_size": 12, "blocks": 2, "activation": "half_glu"},
-    {"state_size": 4, "dt_min": 0.1, "dt_max": 1.0, "activation": "none"},
-    {"activation": "gelu"},
+    {"state_size": 4, "basis": "legt", "dt_min": 0.1, "dt_max": 1.0, "activation": "none"},
+    {"basis": "fout", "activation": "gelu"},
 ]
 
 
@@ -37,8 +37,8 @@ def reference(config, p, state, xs, resets):
         if config.activation == "gelu":
             return x, y
         if config.activation == "half_glu":
-            return x, y * sigmoid(affine(p["glu"], y))
-        value, gate = np.split(affine(p["glu"], y), 2, -1)
+            return x, y * sigmoid(affine(p["activation"]["glu"], y))
+        value, gate = np.split(affine(p["activation"]["glu"], y), 2, -1)
         return x, value * sigmoid(gate)
 
     full = both(state, axis=1)
