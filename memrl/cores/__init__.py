@@ -6,6 +6,9 @@ from flax import nnx
 
 from memrl.config import override
 from memrl.cores.base import CoreConfig, MemoryCore
+from memrl.cores.deltanet import DeltaNet, DeltaNetConfig
+from memrl.cores.deltaproduct import DeltaProduct, DeltaProductConfig
+from memrl.cores.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
 from memrl.cores.gru import GRU, GRUConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
 from memrl.cores.mlp import MLP, MLPConfig
@@ -22,6 +25,9 @@ class CoreSpec(NamedTuple):
 
 
 CORES: Registry[CoreSpec] = Registry("core")
+CORES.register("deltanet", CoreSpec(DeltaNet, DeltaNetConfig))
+CORES.register("deltaproduct", CoreSpec(DeltaProduct, DeltaProductConfig))
+CORES.register("gated_deltanet", CoreSpec(GatedDeltaNet, GatedDeltaNetConfig))
 CORES.register("gru", CoreSpec(GRU, GRUConfig))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
 CORES.register("mlp", CoreSpec(MLP, MLPConfig))

@@ -29,3 +29,32 @@ def gelu(x):
 
 def affine(layer, x):
     return x @ layer["kernel"] + layer["bias"]
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def softplus(x):
+    return np.logaddexp(0, x)
+
+
+def convolve(layer, window, x):
+    """One step of a short convolution: the inputs it keeps, [B, width - 1, D], and its output [B, D]."""
+    seen = np.concatenate([window, x[:, None]], 1)
+    y = sum(weight * seen[:, -1 - i] for i, weight in enumerate(layer["kernel"]))
+    return seen[:, 1:], y + layer.get("bias", 0)
+
+
+def pieces(x, *widths):
+    """The last axis cut into pieces of these widths, which are all of it."""
+    assert x.shape[-1] == sum(widths)
+    return np.split(x, np.cumsum(widths)[:-1], -1)
+
+
+def rms_normed(x, epsilon=1e-5):
+    return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + epsilon)
+
+
+def unit_vector(x, epsilon=1e-6):
+    return x / np.sqrt(np.sum(x**2, -1, keepdims=True) + epsilon)
