@@ -9,9 +9,13 @@ from memrl.cores.base import CoreConfig, MemoryCore
 from memrl.cores.deltanet import DeltaNet, DeltaNetConfig
 from memrl.cores.deltaproduct import DeltaProduct, DeltaProductConfig
 from memrl.cores.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
+from memrl.cores.gla import GLA, GLAConfig
 from memrl.cores.gru import GRU, GRUConfig
+from memrl.cores.hgrn2 import HGRN2, HGRN2Config
 from memrl.cores.lstm import LSTM, LSTMConfig
+from memrl.cores.mamba2 import Mamba2, Mamba2Config
 from memrl.cores.mlp import MLP, MLPConfig
+from memrl.cores.retnet import RetNet, RetNetConfig
 from memrl.cores.s5 import S5, S5Config
 from memrl.errors import MemrlError, check
 from memrl.registry import Registry
@@ -28,9 +32,13 @@ CORES: Registry[CoreSpec] = Registry("core")
 CORES.register("deltanet", CoreSpec(DeltaNet, DeltaNetConfig))
 CORES.register("deltaproduct", CoreSpec(DeltaProduct, DeltaProductConfig))
 CORES.register("gated_deltanet", CoreSpec(GatedDeltaNet, GatedDeltaNetConfig))
+CORES.register("gla", CoreSpec(GLA, GLAConfig))
 CORES.register("gru", CoreSpec(GRU, GRUConfig))
+CORES.register("hgrn2", CoreSpec(HGRN2, HGRN2Config))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
+CORES.register("mamba2", CoreSpec(Mamba2, Mamba2Config))
 CORES.register("mlp", CoreSpec(MLP, MLPConfig))
+CORES.register("retnet", CoreSpec(RetNet, RetNetConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))
 
 
