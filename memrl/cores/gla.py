@@ -52,7 +52,8 @@ class GLA(MemoryCore):
         self.widths = (H * K, H * K, H * V, H * V, config.gate_rank)
         self.project = Linear(features, sum(self.widths), use_bias=False, rngs=rngs)
         self.gate = Linear(config.gate_rank, H * K, rngs=rngs)
-        self.norm = HeadNorm(H, V, centred=True)
+        # The first output of an episode is (q . k) v: with the usual 1e-5, a small q . k has gradients in the hundreds.
+        self.norm = HeadNorm(H, V, epsilon=1e-3, centred=True)
         self.output = Linear(H * V, features, use_bias=False, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> Array:

@@ -56,7 +56,8 @@ class RetNet(MemoryCore):
         H, self.key_width, self.value_width = self.heads, K + K % 2, V
         self.widths = (H * self.key_width, H * self.key_width, H * V, H * V)
         self.project = Linear(features, sum(self.widths), use_bias=False, rngs=rngs)
-        self.norm = HeadNorm(H, V, centred=True)
+        # The first output of an episode is (q . k) v: with the usual 1e-5, a small q . k has gradients in the hundreds.
+        self.norm = HeadNorm(H, V, epsilon=1e-3, centred=True)
         self.output = Linear(H * V, features, use_bias=False, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> State:

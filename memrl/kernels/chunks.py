@@ -63,6 +63,34 @@ def decays(cumulative: Array, pairs: Array) -> Array:
     return jnp.where(pairs, jnp.exp(jnp.where(pairs, between, 0)), 0)
 
 
+@jax.custom_vjp
+def sums_in_chunks(x: Array, number: Array) -> Array:
+    """Sums of `x` [M, B, H, C, ...] from each chunk's start on, of which only differences within a segment are used.
+
+    These make the gradient of what came before a segment a sum that is zero up to rounding. Here it is zero: the sums
+    of the backward pass end with the segment, whose `number` is [M, B, 1, C].
+    """
+    del number
+    return jnp.cumsum(x, 3)
+
+
+def _sums_forward(x, number):
+    return sums_in_chunks(x, number), number
+
+
+def _sums_backward(number, g):
+    ends = jnp.concatenate([number[..., 1:] != number[..., :-1], jnp.ones_like(number[..., :1], bool)], -1)
+    ends = jnp.broadcast_to(ends.reshape(*ends.shape, *(1,) * (g.ndim - ends.ndim)), g.shape)
+
+    def join(later, now):
+        return later[0] | now[0], jnp.where(now[0], now[1], later[1] + now[1])
+
+    return lax.associative_scan(join, (ends, g), reverse=True, axis=3)[1], None
+
+
+sums_in_chunks.defvjp(_sums_forward, _sums_backward)
+
+
 Kernel = Callable[..., tuple[Array, Array]]
 
 

@@ -60,5 +60,5 @@ def unit_vector(x, epsilon=1e-6):
     return x / np.sqrt(np.sum(x**2, -1, keepdims=True) + epsilon)
 
 
-def layer_normed(x, epsilon=1e-5):
+def layer_normed(x, epsilon=1e-3):
     return (x - np.mean(x, -1, keepdims=True)) / np.sqrt(np.var(x, -1, keepdims=True) + epsilon)
