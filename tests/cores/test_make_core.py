@@ -9,7 +9,7 @@ from memrl import CoreConfig, GRUConfig, LSTMConfig, MemrlError, S5Config, core_
 from memrl.cores import core_name
 
 MISTAKES = [
-    ("grru", {}, "unknown core 'grru': did you mean 'gru'? known: gru, lstm, mlp"),
+    ("grru", {}, "unknown core 'grru': did you mean 'gru'? known: "),
     ("GRU", {}, "did you mean 'gru'?"),
     (
         "gru",
