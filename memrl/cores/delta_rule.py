@@ -5,6 +5,7 @@ state; each head is normalised and, if the layer is gated, multiplied with a gat
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -39,6 +40,8 @@ class DeltaRule(MemoryCore):
 
     Its state is the memory S [B, H, K, V] and the convolution's last inputs [B, conv_width - 1, H (K + n K + n V)].
     """
+
+    parallel: ClassVar[bool] = True
 
     def __init__(self, features: int, config: DeltaRuleConfig, *, steps: int = 1, gated: bool, rngs: nnx.Rngs):
         self.features, self.steps = features, steps

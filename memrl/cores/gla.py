@@ -46,6 +46,8 @@ class GLAConfig(HeadsConfig):
 class GLA(MemoryCore):
     """Gated linear attention; its state is S [B, H, K, V] float32."""
 
+    parallel: ClassVar[bool] = True
+
     def __init__(self, features: int, config: GLAConfig = GLAConfig(), *, rngs: nnx.Rngs):
         self.features, self.temperature = features, config.temperature
         self.heads, self.key_width, self.value_width = H, K, V = config.head_sizes(features, keys=0.5)

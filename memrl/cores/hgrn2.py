@@ -44,6 +44,8 @@ class HGRN2Config(HeadsConfig):
 class HGRN2(MemoryCore):
     """Gated linear recurrence with an expanded state, S [B, H, K, V] float32."""
 
+    parallel: ClassVar[bool] = True
+
     def __init__(self, features: int, config: HGRN2Config = HGRN2Config(), *, rngs: nnx.Rngs):
         self.features, self.lower_bound = features, config.lower_bound
         self.heads, self.key_width, self.value_width = H, K, V = config.head_sizes(features)

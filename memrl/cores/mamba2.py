@@ -61,6 +61,8 @@ class Mamba2(MemoryCore):
     Its state is the memory S [B, H, N, V] and the convolution's last inputs [B, conv_width - 1, H V + 2 G N].
     """
 
+    parallel: ClassVar[bool] = True
+
     def __init__(self, features: int, config: Mamba2Config = Mamba2Config(), *, rngs: nnx.Rngs):
         inner = config.expansion * features
         self.features, self.groups, self.state_size = features, config.groups, config.state_size

@@ -50,6 +50,8 @@ class RetNetConfig(HeadsConfig):
 class RetNet(MemoryCore):
     """Multi-scale retention; its state is S [B, H, K, V] float32 and the position t [B] int32."""
 
+    parallel: ClassVar[bool] = True
+
     def __init__(self, features: int, config: RetNetConfig = RetNetConfig(), *, rngs: nnx.Rngs):
         self.features = features
         self.heads, K, V = config.head_sizes(features, values=2)

@@ -25,7 +25,7 @@ def reference(config, p, state, xs, resets):
         q, k, v = q.reshape(B, H, K), k.reshape(B, n, H, K), v.reshape(B, n, H, V)
         beta = largest * sigmoid(rest[:, : n * H]).reshape(B, n, H)
         if config.gated:
-            a, gate = pieces(rest[:, n * H :], H, H * V)
+            a, _ = pieces(rest[:, n * H :], H, H * V)
             S *= np.exp(-np.exp(p["decay"]["log_rate"]) * softplus(a + p["decay"]["bias"]))[..., None, None]
         for b in range(B):
             for h in range(H):
@@ -35,6 +35,8 @@ def reference(config, p, state, xs, resets):
                     S[b, h] = householder @ S[b, h] + beta[b, i, h] * np.outer(k_i, v[b, i, h])
                 o[b, h] = rms_normed(S[b, h].T @ unit_vector(q[b, h])) * p["norm"]["scale"][h]
         o = o.reshape(B, -1)
-        return (S, window), (o * silu(gate) if config.gated else o) @ p["output"]["kernel"]
+        if config.gated:
+            o = o * silu(rest[:, (n + 1) * H :])
+        return (S, window), o @ p["output"]["kernel"]
 
     return over_time(step, jax.tree.map(np.zeros_like, state), state, xs, resets)
