@@ -7,19 +7,26 @@ from flax import nnx
 from memrl.config import override
 from memrl.cores.aaren import Aaren, AarenConfig
 from memrl.cores.base import CoreConfig, MemoryCore
+from memrl.cores.deltanet import DeltaNet, DeltaNetConfig
+from memrl.cores.deltaproduct import DeltaProduct, DeltaProductConfig
+from memrl.cores.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
+from memrl.cores.gla import GLA, GLAConfig
 from memrl.cores.gmu import GMU, GMUConfig
 from memrl.cores.gru import GRU, GRUConfig
 from memrl.cores.gtrxl import GTrXL, GTrXLConfig
+from memrl.cores.hgrn2 import HGRN2, HGRN2Config
 from memrl.cores.indrnn import IndRNN, IndRNNConfig
 from memrl.cores.lmu import LMU, LMUConfig
 from memrl.cores.lru import LRU, LRUConfig
 from memrl.cores.lssl import LSSL, LSSLConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
 from memrl.cores.mamba import Mamba, MambaConfig
+from memrl.cores.mamba2 import Mamba2, Mamba2Config
 from memrl.cores.mgu import MGU, MGUConfig
 from memrl.cores.mingru import MinGRU, MinGRUConfig
 from memrl.cores.minlstm import MinLSTM, MinLSTMConfig
 from memrl.cores.mlp import MLP, MLPConfig
+from memrl.cores.retnet import RetNet, RetNetConfig
 from memrl.cores.s4 import S4, S4Config
 from memrl.cores.s4d import S4D, S4DConfig
 from memrl.cores.s5 import S5, S5Config
@@ -37,19 +44,26 @@ class CoreSpec(NamedTuple):
 
 CORES: Registry[CoreSpec] = Registry("core")
 CORES.register("aaren", CoreSpec(Aaren, AarenConfig))
+CORES.register("deltanet", CoreSpec(DeltaNet, DeltaNetConfig))
+CORES.register("deltaproduct", CoreSpec(DeltaProduct, DeltaProductConfig))
+CORES.register("gated_deltanet", CoreSpec(GatedDeltaNet, GatedDeltaNetConfig))
+CORES.register("gla", CoreSpec(GLA, GLAConfig))
 CORES.register("gmu", CoreSpec(GMU, GMUConfig))
 CORES.register("gru", CoreSpec(GRU, GRUConfig))
 CORES.register("gtrxl", CoreSpec(GTrXL, GTrXLConfig))
+CORES.register("hgrn2", CoreSpec(HGRN2, HGRN2Config))
 CORES.register("indrnn", CoreSpec(IndRNN, IndRNNConfig))
 CORES.register("lmu", CoreSpec(LMU, LMUConfig))
 CORES.register("lru", CoreSpec(LRU, LRUConfig))
 CORES.register("lssl", CoreSpec(LSSL, LSSLConfig))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
 CORES.register("mamba", CoreSpec(Mamba, MambaConfig))
+CORES.register("mamba2", CoreSpec(Mamba2, Mamba2Config))
 CORES.register("mgu", CoreSpec(MGU, MGUConfig))
 CORES.register("mingru", CoreSpec(MinGRU, MinGRUConfig))
 CORES.register("minlstm", CoreSpec(MinLSTM, MinLSTMConfig))
 CORES.register("mlp", CoreSpec(MLP, MLPConfig))
+CORES.register("retnet", CoreSpec(RetNet, RetNetConfig))
 CORES.register("s4", CoreSpec(S4, S4Config))
 CORES.register("s4d", CoreSpec(S4D, S4DConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))

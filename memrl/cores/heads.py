@@ -1,11 +1,48 @@
 """Heads: a sequence [T, B, H * K] as [T, B, H, K] and back, and what attention-like cores do to each head."""
 
+import dataclasses
+import math
+
 import jax.numpy as jnp
 from flax import nnx
 
 from memrl.cores.base import CoreConfig
 from memrl.errors import check
 from memrl.types import Array
+
+LEAST_WIDTH = 64  # of a head, where the number of heads is not given
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadsConfig(CoreConfig):
+    """How many heads a core has, and how wide they are."""
+
+    heads: int | None = None
+    """Number H of heads; when not given, as many as divide D into at least 64 features each, or one."""
+    key_width: int | None = None
+    """Width K of each head's queries and keys; D / H when not given."""
+    value_width: int | None = None
+    """Width V of each head's values; D / H when not given."""
+
+    def check(self) -> None:
+        """Raises `MemrlError` for a size below one."""
+        self.check_positive("heads", "key_width", "value_width")
+
+    def head_sizes(self, features: int, *, keys: float = 1, values: float = 1) -> tuple[int, int, int]:
+        """H, K and V; widths that are not given are `keys` and `values` times D / H, rounded up.
+
+        Raises:
+            MemrlError: when a width is not given, and H does not divide D.
+        """
+        H = self.heads or default_heads(features)
+        K = self.key_width or math.ceil(keys * width_of_head(self, "features", features, H))
+        V = self.value_width or math.ceil(values * width_of_head(self, "features", features, H))
+        return H, K, V
+
+
+def default_heads(width: int) -> int:
+    """The largest number of heads that divides `width` into at least 64 each; one where it is narrower."""
+    return max(heads for heads in range(1, max(1, width // LEAST_WIDTH) + 1) if width % heads == 0)
 
 
 def split_heads(xs: Array, heads: int) -> Array:
@@ -31,11 +68,6 @@ def width_of_head(config: CoreConfig, name: str, total: int, heads: int) -> int:
     return total // heads
 
 
-def default_heads(features: int) -> int:
-    """As many heads as divide `features` into widths of 64 or more, and at least one."""
-    return max([h for h in range(1, features // 64 + 1) if features % h == 0], default=1)
-
-
 def unit(x: Array, epsilon: float = 1e-6) -> Array:
     """`x` [..., K] at length 1, computed in float32; a zero vector stays zero, and its gradient finite."""
     square = jnp.sum(jnp.square(x.astype(jnp.float32)), -1, keepdims=True)
@@ -43,14 +75,20 @@ def unit(x: Array, epsilon: float = 1e-6) -> Array:
 
 
 class HeadNorm(nnx.Module):
-    """Root-mean-square normalisation of each head by itself, in float32, times a weight per channel."""
+    """Root-mean-square normalisation of each head by itself, in float32, times a weight per channel.
 
-    def __init__(self, heads: int, width: int, *, epsilon: float = 1e-5):
-        self.epsilon = epsilon
+    Where `centred`, the mean is taken off before: the layer normalisation of a head, and what group normalisation does
+    to heads.
+    """
+
+    def __init__(self, heads: int, width: int, *, epsilon: float = 1e-5, centred: bool = False):
+        self.epsilon, self.centred = epsilon, centred
         self.scale = nnx.Param(jnp.ones((heads, width)))
 
     def __call__(self, xs: Array) -> Array:
         """[T, B, H, V] to the same, in the same dtype."""
         wide = xs.astype(jnp.float32)
+        if self.centred:
+            wide = wide - jnp.mean(wide, -1, keepdims=True)
         root = jnp.sqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + self.epsilon)
         return (wide / root * self.scale[...][None, None]).astype(xs.dtype)

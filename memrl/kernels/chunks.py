@@ -63,6 +63,31 @@ def decays(cumulative: Array, pairs: Array) -> Array:
     return jnp.where(pairs, jnp.exp(jnp.where(pairs, between, 0)), 0)
 
 
+@jax.custom_vjp
+def sums_in_chunks(x: Array, parts: Segments) -> Array:
+    """Sums of `x` [M, B, H, C, ...] from each chunk's start on, of which only differences within a segment are used.
+
+    So the gradient of a step is the sum over the later steps of its segment. Over all later steps it would be the same
+    up to rounding: what comes before a reset would have a gradient that is nearly zero.
+    """
+    del parts
+    return jnp.cumsum(x, 3)
+
+
+def _sums_forward(x, parts):
+    return sums_in_chunks(x, parts), parts
+
+
+def _sums_backward(parts, g):
+    wide = g.reshape(*g.shape[:4], -1)
+    later = jnp.swapaxes(parts.pairs, -1, -2).astype(g.dtype)  # of each step
+    later = jnp.broadcast_to(later, (*g.shape[:3], *later.shape[3:]))
+    return (later @ wide).reshape(g.shape), None
+
+
+sums_in_chunks.defvjp(_sums_forward, _sums_backward)
+
+
 Kernel = Callable[..., tuple[Array, Array]]
 
 

@@ -30,6 +30,7 @@ from memrl.kernels.chunks import (
     inverse_of_unit_lower,
     quarantined,
     segments,
+    sums_in_chunks,
     to_chunks,
 )
 from memrl.types import Array
@@ -137,7 +138,7 @@ def _chunked(q, k, v, beta, log_decay, s0, reset, *, chunk_size):
     def by_row(x):  # of tokens' values [..., C]
         return jnp.repeat(x, n, -1)
 
-    cumulative = jnp.cumsum(log_decay, -1)  # [M, B, H, C]
+    cumulative = sums_in_chunks(log_decay, parts)  # [M, B, H, C]
     decay = decays(cumulative, parts.pairs)  # [M, B, H, C, C] of tokens
     total = cumulative[..., -1:]
     seen = jnp.where(parts.carried, jnp.exp(cumulative), 0)

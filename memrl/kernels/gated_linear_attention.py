@@ -30,6 +30,7 @@ from memrl.kernels.chunks import (
     from_chunks,
     quarantined,
     segments,
+    sums_in_chunks,
     to_chunks,
 )
 from memrl.types import Array
@@ -168,7 +169,7 @@ def _chunked(q, k, v, log_decay, s0, reset, *, chunk_size):
     T, dtype = q.shape[0], v.dtype
     q, k, v, log_decay = (to_chunks(x.astype(jnp.float32), chunk_size) for x in (q, k, v, log_decay))
     parts = segments(to_chunks(reset[..., None], chunk_size))
-    cumulative = jnp.cumsum(log_decay, -2)  # [M, B, H, C, K or 1]
+    cumulative = sums_in_chunks(log_decay, parts)  # [M, B, H, C, K or 1]
     total = cumulative[..., -1:, :]
 
     read = jnp.where(parts.carried[..., None], q * jnp.exp(cumulative), 0)

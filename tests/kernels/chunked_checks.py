@@ -126,6 +126,17 @@ class ChunkedChecks:
             assert_close(self.after(gradients[0], 3), self.after(clean[1][0], 3), 1e-6)
             assert not np.asarray(gradients[1]).any()
 
+    def test_nothing_before_a_reset_has_a_gradient(self, backend):
+        sequences, s0, weights = self.problem()
+        reset = NONE.copy()
+        reset[[3, 5]] = True  # in one chunk of 8
+        weights[0][:3] = 0
+        _, gradients = self.run(sequences, s0, weights, reset, backend=backend, chunk_size=8)
+        for name in sequences:
+            for t in range(3):
+                assert not np.asarray(self.at_step(gradients[0][name], name, t)).any(), name
+        assert not np.asarray(gradients[1]).any()
+
     def test_what_is_not_finite_stays_visible_until_a_reset(self, backend):
         sequences, s0, weights = self.problem()
         reset = NONE.copy()

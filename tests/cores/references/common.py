@@ -51,5 +51,37 @@ def softmax(scores):
 
 
 def layer_norm(p, x):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+    return layer_normed(x, 1e-6) * p["scale"] + p["bias"]
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def softplus(x):
+    return np.logaddexp(0, x)
+
+
+def convolve(layer, window, x):
+    """One step of a short convolution: the inputs it keeps, [B, width - 1, D], and its output [B, D]."""
+    seen = np.concatenate([window, x[:, None]], 1)
+    y = sum(weight * seen[:, -1 - i] for i, weight in enumerate(layer["kernel"]))
+    return seen[:, 1:], y + layer.get("bias", 0)
+
+
+def pieces(x, *widths):
+    """The last axis cut into pieces of these widths, which are all of it."""
+    assert x.shape[-1] == sum(widths)
+    return np.split(x, np.cumsum(widths)[:-1], -1)
+
+
+def rms_normed(x, epsilon=1e-5):
+    return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + epsilon)
+
+
+def unit_vector(x, epsilon=1e-6):
+    return x / np.sqrt(np.sum(x**2, -1, keepdims=True) + epsilon)
+
+
+def layer_normed(x, epsilon=1e-3):
+    return (x - np.mean(x, -1, keepdims=True)) / np.sqrt(np.var(x, -1, keepdims=True) + epsilon)
