@@ -103,7 +103,8 @@ def backward(
     """Gradients of q, k, v, beta, log_decay (each in its dtype) and s0, where g and g_last are those of o and s_last.
 
     With w = (I + L)^-T du, the gradient of beta e, the system gives dL = -w u^T below its diagonal. The exponential of
-    pair i, j holds the log decays of rows j+1 to i, so that each row's gets what the pairs round it get.
+    pair i, j holds the log decays of rows j+1 to i, so that each row's gets what the pairs round it get, all of them of
+    its own segment.
     """
     tiling = _Tiling(q, v, chunk_size)
 
@@ -147,8 +148,8 @@ def backward(
             since_start = jnp.sum(q * dq_seen + k * dk_seen, 1)
             until_end = jnp.sum(k * dk_left, 1)
             ends = jnp.sum(between, 1) + since_start - until_end
-            later = jnp.where(tile.above, 0, (ends - jnp.sum(between, 0))[:, None])
-            whole = jnp.sum(until_end) + chunk.kept * jnp.sum(s * ds)
+            later = jnp.where(chunk.together, (ends - jnp.sum(between, 0))[:, None], 0)
+            whole = jnp.where(chunk.last, jnp.sum(until_end), 0) + chunk.kept * jnp.sum(s * ds)
             rows.store(dlog_decay_ref, jnp.sum(later, 0) + whole, "T")
             return chunk.kept * ds + dot(seen * q, g, 0, 0) - dot(seen * k, dv, 0, 0)
 
@@ -182,6 +183,8 @@ class _Chunk(NamedTuple):
     k: Array  # [C, K]
     beta: Array  # [C]
     kk: Array  # [C, C], products of keys
+    together: Array  # [C, C] bool, whether row j comes before row i, or is it, in one segment
+    last: Array  # [C] bool, whether no reset follows
     decay: Array  # [C, C], D, and 0 above the diagonal
     system: Array  # [C, C], L
     inverse: Array  # [C, C], of I + L
@@ -205,6 +208,8 @@ def _load(rows: "_Rows", k_ref: Any, beta_ref: Any, log_decay_ref: Any, reset_re
         k=k,
         beta=beta,
         kk=kk,
+        together=together,
+        last=segment == resets,
         decay=decay,
         system=system,
         inverse=_inverse_of_unit_lower(system, tile),
