@@ -84,8 +84,18 @@ class Mamba(MemoryCore):
         h = jnp.zeros((batch_size, self.channels, self.state_size))
         return MambaState(self.convolution.initial_state(batch_size), h)
 
+    @property
+    def readout_features(self) -> int:
+        """Width E of the readout."""
+        return self.channels
+
     def unroll(self, state: MambaState, xs: Array, resets: Array) -> tuple[MambaState, Array]:
         """See `MemoryCore.unroll`."""
+        state, ys, _ = self.unroll_with_readout(state, xs, resets)
+        return state, ys
+
+    def unroll_with_readout(self, state: MambaState, xs: Array, resets: Array) -> tuple[MambaState, Array, Array]:
+        """See `MemoryCore.unroll_with_readout`; the readout is y, before the gate."""
         x, z = jnp.split(self.input(xs), 2, -1)
         inputs, x = self.convolution(state.inputs, x, resets)
         x = nnx.silu(x)
@@ -93,4 +103,4 @@ class Mamba(MemoryCore):
         dt = low_rank @ self.dt_kernel[...].astype(xs.dtype) + self.dt_bias[...].astype(xs.dtype)[None, None]
         A = -jnp.exp(self.A_log[...])
         ys, h = selective_scan(x, nnx.softplus(dt), A, B, C, self.skip[...], state.h, resets)
-        return MambaState(inputs, h), self.output(ys * nnx.silu(z))
+        return MambaState(inputs, h), self.output(ys * nnx.silu(z)), ys
