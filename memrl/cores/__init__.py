@@ -9,6 +9,7 @@ from memrl.cores.aaren import Aaren, AarenConfig
 from memrl.cores.base import CoreConfig, MemoryCore
 from memrl.cores.deltanet import DeltaNet, DeltaNetConfig
 from memrl.cores.deltaproduct import DeltaProduct, DeltaProductConfig
+from memrl.cores.ffm import FFM, FFMConfig
 from memrl.cores.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
 from memrl.cores.gla import GLA, GLAConfig
 from memrl.cores.gmu import GMU, GMUConfig
@@ -30,6 +31,7 @@ from memrl.cores.retnet import RetNet, RetNetConfig
 from memrl.cores.s4 import S4, S4Config
 from memrl.cores.s4d import S4D, S4DConfig
 from memrl.cores.s5 import S5, S5Config
+from memrl.cores.slstm import SLSTM, SLSTMConfig
 from memrl.cores.window_attention import WindowAttention, WindowAttentionConfig
 from memrl.errors import MemrlError, check
 from memrl.registry import Registry
@@ -46,6 +48,7 @@ CORES: Registry[CoreSpec] = Registry("core")
 CORES.register("aaren", CoreSpec(Aaren, AarenConfig))
 CORES.register("deltanet", CoreSpec(DeltaNet, DeltaNetConfig))
 CORES.register("deltaproduct", CoreSpec(DeltaProduct, DeltaProductConfig))
+CORES.register("ffm", CoreSpec(FFM, FFMConfig))
 CORES.register("gated_deltanet", CoreSpec(GatedDeltaNet, GatedDeltaNetConfig))
 CORES.register("gla", CoreSpec(GLA, GLAConfig))
 CORES.register("gmu", CoreSpec(GMU, GMUConfig))
@@ -67,6 +70,7 @@ CORES.register("retnet", CoreSpec(RetNet, RetNetConfig))
 CORES.register("s4", CoreSpec(S4, S4Config))
 CORES.register("s4d", CoreSpec(S4D, S4DConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))
+CORES.register("slstm", CoreSpec(SLSTM, SLSTMConfig))
 CORES.register("window_attention", CoreSpec(WindowAttention, WindowAttentionConfig))
 
 
