@@ -1,9 +1,8 @@
 """Mamba: Gu & Dao 2023, algorithm 2 and figure 3."""
 
+import jax
 import numpy as np
 from cores.references.common import over_time, sigmoid
-
-from memrl.cores.mamba import MambaState
 
 VARIANTS = [{"state_size": 3, "expand": 1, "convolution": 2, "dt_rank": 2}]
 
@@ -21,6 +20,6 @@ def reference(config, p, state, xs, resets):
         dt = np.log1p(np.exp(low_rank @ p["dt_kernel"] + p["dt_bias"]))
         h = np.exp(dt[..., None] * A) * state.h + (dt * x)[..., None] * B[:, None]
         y = np.sum(h * C[:, None], -1) + p["skip"] * x
-        return MambaState(taps[:, 1:], h), (y * z * sigmoid(z)) @ p["output"]["kernel"]
+        return state._replace(inputs=taps[:, 1:], h=h), (y * z * sigmoid(z)) @ p["output"]["kernel"]
 
-    return over_time(step, MambaState(*(np.zeros_like(s) for s in state)), state, xs, resets)
+    return over_time(step, jax.tree.map(np.zeros_like, state), state, xs, resets)

@@ -35,4 +35,4 @@ def reference(config, p, state, xs, resets):
 
     full = both((state[..., :half], state[..., half:]))
     ys, full = over_time(step, np.zeros_like(full), full, xs, resets)
-    return ys, np.concatenate([full[..., :half].real, full[..., :half].imag], -1)
+    return ys, np.concatenate([np.real(full[..., :half]), np.imag(full[..., :half])], -1)

@@ -1,9 +1,10 @@
 """sLSTM: Beck et al. 2024, equations 8 to 17."""
 
+import jax
 import numpy as np
 from cores.references.common import affine, over_time, sigmoid
 
-from memrl.cores.slstm import NOTHING, SLSTMState
+from memrl.cores.slstm import NOTHING
 
 VARIANTS = [{"heads": 2, "forget_bias": 0.5}]
 
@@ -25,7 +26,7 @@ def reference(config, p, state, xs, resets):
         c = np.exp(f + state.m - m) * state.c + np.exp(i - m) * np.tanh(z)
         n = np.exp(f + state.m - m) * state.n + np.exp(i - m)
         h = sigmoid(o) * c / n
-        return SLSTMState(h, c, n, m), h
+        return state._replace(h=h, c=c, n=n, m=m), h
 
-    initial = SLSTMState(*(np.zeros_like(s) for s in state[:3]), np.full_like(state.m, NOTHING))
+    initial = jax.tree.map(np.zeros_like, state)._replace(m=np.full_like(state.m, NOTHING))
     return over_time(step, initial, state, xs, resets)
