@@ -1,6 +1,6 @@
 """mLSTM (Beck et al. 2024, "xLSTM"): a matrix memory with exponential gates, in the paper's block.
 
-u, z = W_u x, W_z x                                    both of width E = expand * D
+u, z = W_u x, W_z x                                    both of width E = expansion * D
 c = SiLU(conv(u)),   q, k, v = W_q c, W_k c / sqrt(K), W_v u
 i = w_i (q, k, v) + b_i,   f = log sigmoid(w_f (q, k, v) + b_f)        in each head
 m' = max(f + m, i)
@@ -42,22 +42,22 @@ class MLSTMConfig(CoreConfig):
 
     heads: int | None = None
     """Number H of heads; when not given, as many as divide E into at least 64 channels each, or one."""
-    expand: int = 2
+    expansion: int = 2
     """Channels E of the memory, in terms of the core's width D."""
-    convolution: int = 4
+    conv_width: int = 4
     """Steps that the convolution sees."""
     projection_block: int = 4
     """Size of the blocks of W_q, W_k and W_v, which divides E."""
 
     def check(self) -> None:
         """Raises `MemrlError` for a size below one."""
-        self.check_positive("heads", "expand", "convolution", "projection_block")
+        self.check_positive("heads", "expansion", "conv_width", "projection_block")
 
 
 class MLSTMState(NamedTuple):
     """What an episode leaves."""
 
-    inputs: Array  # [B, convolution - 1, E]
+    inputs: Array  # [B, conv_width - 1, E]
     S: Array  # [B, H, K, K + 1]: the matrix, and n
     m: Array  # [B, H]
 
@@ -69,15 +69,16 @@ class MLSTM(MemoryCore):
 
     def __init__(self, features: int, config: MLSTMConfig = MLSTMConfig(), *, rngs: nnx.Rngs):
         self.features = features
-        self.channels = E = config.expand * features
+        self.channels = E = config.expansion * features
         self.heads = H = config.heads or default_heads(E)
-        self.width = K = width_of_head(config, "expand * features", E, H)
+        self.width = K = width_of_head(config, "expansion * features", E, H)
         block = config.projection_block
         check(
-            E % block == 0, f"core mlstm: expand * features is {E}, expected a multiple of projection_block = {block}"
+            E % block == 0,
+            f"core mlstm: expansion * features is {E}, expected a multiple of projection_block = {block}",
         )
         self.input = Linear(features, 2 * E, use_bias=False, rngs=rngs)  # u, z
-        self.convolution = ShortConvolution(E, config.convolution, rngs=rngs)
+        self.convolution = ShortConvolution(E, config.conv_width, rngs=rngs)
         init = jax.nn.initializers.normal(block**-0.5)
         self.projections = nnx.Param(init(rngs.params(), (3, E // block, block, block)))  # W_q, W_k, W_v
         self.gates = Linear(3 * E, 2 * H, kernel_init=nnx.initializers.zeros, rngs=rngs)  # i, f

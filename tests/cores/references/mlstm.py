@@ -6,7 +6,7 @@ from cores.references.common import affine, convolve, layer_normed, over_time, s
 
 from memrl.cores.mlstm import NOTHING
 
-VARIANTS = [{"heads": 2, "expand": 1, "convolution": 2, "projection_block": 2}]
+VARIANTS = [{"heads": 2, "expansion": 1, "conv_width": 2, "projection_block": 2}]
 
 
 def block_diagonal(blocks):
