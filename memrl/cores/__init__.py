@@ -27,6 +27,7 @@ from memrl.cores.mgu import MGU, MGUConfig
 from memrl.cores.mingru import MinGRU, MinGRUConfig
 from memrl.cores.minlstm import MinLSTM, MinLSTMConfig
 from memrl.cores.mlp import MLP, MLPConfig
+from memrl.cores.mlstm import MLSTM, MLSTMConfig
 from memrl.cores.retnet import RetNet, RetNetConfig
 from memrl.cores.s4 import S4, S4Config
 from memrl.cores.s4d import S4D, S4DConfig
@@ -66,6 +67,7 @@ CORES.register("mgu", CoreSpec(MGU, MGUConfig))
 CORES.register("mingru", CoreSpec(MinGRU, MinGRUConfig))
 CORES.register("minlstm", CoreSpec(MinLSTM, MinLSTMConfig))
 CORES.register("mlp", CoreSpec(MLP, MLPConfig))
+CORES.register("mlstm", CoreSpec(MLSTM, MLSTMConfig))
 CORES.register("retnet", CoreSpec(RetNet, RetNetConfig))
 CORES.register("s4", CoreSpec(S4, S4Config))
 CORES.register("s4d", CoreSpec(S4D, S4DConfig))

@@ -1,6 +1,6 @@
 """Mamba (Gu & Dao 2023): a diagonal state per channel whose step, input and output depend on the input.
 
-x, z = W_x u, W_z u                                  both of width E = expand * D
+x, z = W_x u, W_z u                                  both of width E = expansion * D
 x = SiLU(conv(x))
 dt = softplus(W_dt (W_r x) + b_dt),   B = W_B x,   C = W_C x,   A = -exp(A_log)
 h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t,   y_t = C_t . h_t + D x_t
@@ -32,9 +32,9 @@ class MambaConfig(CoreConfig):
 
     state_size: int = 16
     """States N of each channel."""
-    expand: int = 2
+    expansion: int = 2
     """Channels E of the recurrence, in terms of the core's width D."""
-    convolution: int = 4
+    conv_width: int = 4
     """Steps that the convolution sees."""
     dt_rank: int | None = None
     """Rank of the projection to the step sizes; D / 16, rounded up, when not given."""
@@ -45,14 +45,14 @@ class MambaConfig(CoreConfig):
 
     def check(self) -> None:
         """Raises `MemrlError` for sizes below one, or steps that are no interval above zero."""
-        self.check_positive("state_size", "expand", "convolution", "dt_rank", "dt_min")
+        self.check_positive("state_size", "expansion", "conv_width", "dt_rank", "dt_min")
         check(self.dt_max >= self.dt_min, f"core mamba: dt_max is {self.dt_max}, expected at least {self.dt_min}")
 
 
 class MambaState(NamedTuple):
     """What an episode leaves."""
 
-    inputs: Array  # [B, convolution - 1, E]
+    inputs: Array  # [B, conv_width - 1, E]
     h: Array  # [B, E, N]
 
 
@@ -63,10 +63,10 @@ class Mamba(MemoryCore):
 
     def __init__(self, features: int, config: MambaConfig = MambaConfig(), *, rngs: nnx.Rngs):
         self.features, self.state_size = features, config.state_size
-        self.channels = E = config.expand * features
+        self.channels = E = config.expansion * features
         self.rank = config.dt_rank or -(-features // 16)
         self.input = Linear(features, 2 * E, use_bias=False, rngs=rngs)  # x, z
-        self.convolution = ShortConvolution(E, config.convolution, rngs=rngs)
+        self.convolution = ShortConvolution(E, config.conv_width, rngs=rngs)
         self.selection = Linear(E, self.rank + 2 * config.state_size, use_bias=False, rngs=rngs)  # dt's rank, B, C
         bound = self.rank**-0.5
         uniform = jax.nn.initializers.uniform(2 * bound)

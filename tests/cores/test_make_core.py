@@ -31,6 +31,16 @@ MISTAKES = [
     ("s5", {"state_size": 7}, "core s5: state_size is 7, expected a multiple of 2 * blocks = 2"),
     ("s5", {"dt_min": 0.0}, "core s5: dt_min is 0.0, expected more than 0"),
     ("s5", {"dt_min": 0.1, "dt_max": 0.01}, "core s5: dt_max is 0.01, expected at least 0.1"),
+    ("aaren", {"heads": 3}, "core aaren: features is 8, expected a multiple of heads = 3"),
+    ("ffm", {"max_period": 0.5}, "core ffm: max_period is 0.5, expected at least 1.0"),
+    ("indrnn", {"recurrent_bound": 0.0}, "core indrnn: recurrent_bound is 0.0, expected more than 0"),
+    ("lmu", {"order": 0}, "core lmu: order is 0, expected more than 0"),
+    ("mamba", {"dt_min": 0.1, "dt_max": 0.01}, "core mamba: dt_max is 0.01, expected at least 0.1"),
+    ("mamba", {"conv_width": 0}, "core mamba: conv_width is 0, expected more than 0"),
+    ("mgu", {"hidden_size": 0}, "core mgu: hidden_size is 0, expected more than 0"),
+    ("mlstm", {"heads": 3}, "core mlstm: expansion * features is 16, expected a multiple of heads = 3"),
+    ("mlstm", {"projection_block": 3}, "expansion * features is 16, expected a multiple of projection_block = 3"),
+    ("slstm", {"heads": 3}, "core slstm: features is 8, expected a multiple of heads = 3"),
 ]
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from cores.references.common import over_time, sigmoid
 
-VARIANTS = [{"state_size": 3, "expand": 1, "convolution": 2, "dt_rank": 2}]
+VARIANTS = [{"state_size": 3, "expansion": 1, "conv_width": 2, "dt_rank": 2}]
 
 
 def reference(config, p, state, xs, resets):
