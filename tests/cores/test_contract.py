@@ -11,11 +11,15 @@ from memrl.cores import build_core
 from memrl.networks import MemoryStack
 
 BARE = StackConfig(norm="none", residual="none")
-CASES = [
-    pytest.param((name, i), id=f"{name}-{i}", marks=[pytest.mark.slow] if i > 1 else [])
-    for name in list_cores()
-    for i in range(len(reference_of(name).variants))
-]
+
+
+def cases(quick: int):
+    """Every core with its defaults and with the variants that its reference names; those from `quick` on are slow."""
+    return [
+        pytest.param((name, i), id=f"{name}-{i}", marks=[pytest.mark.slow] if i >= quick else [])
+        for name in list_cores()
+        for i in range(len(reference_of(name).variants))
+    ]
 
 
 @functools.cache
@@ -32,8 +36,12 @@ def make_case(name: str, variant: int) -> Case:
 
 
 class TestContract(CoreContract):
-    @pytest.fixture(params=CASES)
+    @pytest.fixture(params=cases(quick=1))
     def case(self, request):
+        return make_case(*request.param)
+
+    @pytest.fixture(params=cases(quick=2))
+    def case_of_equations(self, request):
         return make_case(*request.param)
 
     @pytest.fixture(params=list_cores())
@@ -41,8 +49,8 @@ class TestContract(CoreContract):
         return make_case(request.param, 0)
 
     @every_pattern
-    def test_equals_the_reference(self, case: Case, resets):
-        assert_equals_reference(case, reference_of(case.name).reference, resets)
+    def test_equals_the_reference(self, case_of_equations: Case, resets):
+        assert_equals_reference(case_of_equations, reference_of(case_of_equations.name).reference, resets)
 
 
 def test_references_are_of_registered_cores():
