@@ -28,7 +28,7 @@ from flax import nnx
 
 from memrl.cores.base import CoreConfig, MemoryCore
 from memrl.cores.hippo import legs, low_rank_part, normal_spectrum
-from memrl.cores.linear_system import LinearSystem, dense_chunk, unroll_system
+from memrl.cores.linear_system import LinearSystem, dense_chunk, product, unroll_system
 from memrl.cores.state_space import (
     Activation,
     OutputActivation,
@@ -111,7 +111,9 @@ class S4(MemoryCore):
         write, read = parts_of(write), parts_of(2 * C.conj())
 
         def step(x, u):
-            low_rank = column[None] * jnp.sum(row[None] * x, -1, keepdims=True)
+            # A product, and not a sum over `row` times x: jaxlib 0.10.2 computes that sum, spread over the states again,
+            # wrongly on a CPU for batches of some 64 rows and more.
+            low_rank = column[None] * product("bdn,dn->bd", x, row)[..., None]
             x = rotate(diagonal, x, write[None] * u[..., None] - low_rank)
             return jnp.concatenate(x, -1), read_parts(x, read)
 

@@ -42,9 +42,9 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--core", "gur"], ["unknown core 'gur'", "did you mean 'gru'", "lstm"]),
-        (["--core=gur"], ["unknown core 'gur'"]),
-        (["--core", "s5,gur"], ["unknown core 'gur'", "did you mean 'gru'"]),
+        (["--core", "gruu"], ["unknown core 'gruu'", "did you mean 'gru'", "lstm"]),
+        (["--core=gruu"], ["unknown core 'gruu'"]),
+        (["--core", "s5,gruu"], ["unknown core 'gruu'", "did you mean 'gru'"]),
         (["--core", "s5,"], ["unknown core ''"]),
         (["--core", "s5,gru", "--core.state-size", "3"], ["unknown option", "--core.0.state-size"]),
         (["--core", "gmu"], ["core gmu: no layer comes before it"]),

@@ -3,8 +3,11 @@
 import re
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from cores.numeric import assert_close
 from flax import nnx
 
 from memrl import MemrlError, make_core
@@ -65,3 +68,13 @@ def test_s4d_starts_at_the_published_frequencies():
     inverse = 8 / np.pi * np.array([8 / 1 - 1, 8 / 3 - 1, 8 / 5 - 1, 8 / 7 - 1])
     np.testing.assert_allclose(frequencies("inv"), inverse, rtol=1e-6)
     np.testing.assert_allclose(frequencies("legs"), normal_spectrum("legs", 8)[0].imag, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lssl", "s4", "s4d"])
+def test_a_large_batch_steps_as_a_small_one_does(name):
+    """A sum over states that is spread over them again is computed wrongly for large arrays by jaxlib 0.10.2."""
+    core = make_core(name, 16, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    state, x = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (core.initial_state(64).shape, (64, 16)))
+    step = jax.jit(lambda state, x: core.step(state, x, jnp.zeros(len(x), bool)))
+    assert_close(jax.tree.map(lambda z: z[:2], step(state, x)), step(state[:2], x[:2]), 1e-5)
