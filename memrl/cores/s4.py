@@ -111,7 +111,7 @@ class S4(MemoryCore):
         write, read = parts_of(write), parts_of(2 * C.conj())
 
         def step(x, u):
-            # A product, and not a sum over `row` times x: jaxlib 0.10.2 computes that sum, spread over the states again,
+            # A product, and not a sum over `row` times x: jaxlib 0.10.2 computes that sum, spread over the states,
             # wrongly on a CPU for batches of some 64 rows and more.
             low_rank = column[None] * product("bdn,dn->bd", x, row)[..., None]
             x = rotate(diagonal, x, write[None] * u[..., None] - low_rank)

@@ -102,6 +102,7 @@ class TestThreeSteps(DeltaRule):
         self.check("interpret", self.problem(), reset)
 
 
+@pytest.mark.slow
 class TestOneStepWithAnAxis(DeltaRule):
     n = 1
 
