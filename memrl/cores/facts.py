@@ -1,7 +1,7 @@
 """What a core costs, from shapes and from a count of the operations of one step: the terms on which cores compare."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +40,17 @@ def core_facts(config: CoreConfig, features: int) -> CoreFacts:
     assert cost is not None
     return CoreFacts(
         parameters=count(nnx.state(core, nnx.Param)),
-        state_bytes=sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        state_bytes=size_in_bytes(state),
         step_flops=cost["flops"],
         parallel=core.parallel,
     )
 
 
-def count(parameters: object) -> int:
+def count(parameters: Any) -> int:
     """How many numbers a tree of arrays or shapes holds."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(parameters))
+
+
+def size_in_bytes(tree: Any) -> int:
+    """How many bytes a tree of arrays or shapes takes."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))

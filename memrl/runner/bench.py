@@ -71,6 +71,7 @@ def bench_kernels(only: tuple[str, ...], turns: int, out: Path | None) -> list[R
             out.parent.is_dir() and not out.is_dir(),
             f"bench: out is {str(out)!r}, expected a file in a folder that exists",
         )
+    _keep_memory()  # before JAX starts its threads, which would have heaps of their own
     device = jax.devices()[0]
     every = list(cases(device.platform))
     chosen = [case for case in every if not only or any(part in case.name for part in only)]
@@ -78,7 +79,6 @@ def bench_kernels(only: tuple[str, ...], turns: int, out: Path | None) -> list[R
     check(chosen != [], f"bench: only is {', '.join(only)}, expected parts of {', '.join(names)}")
     console = Console()
     console.print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}")
-    _keep_memory()
     rows: list[Row] = []
     copies = []
     for case in chosen:

@@ -9,7 +9,7 @@ from functools import cache
 import jax
 from flax import nnx
 
-from memrl.cores.facts import count
+from memrl.cores.facts import count, size_in_bytes
 from memrl.errors import MemrlError, check
 from memrl.experiment import Experiment, make_environment, network_maker
 from memrl.networks import ActorCritic
@@ -32,15 +32,17 @@ def match_width(experiment: Experiment, match: str) -> Experiment:
         MemrlError: for another text, or where no multiple of 8 comes within 10%.
     """
     what, _, amount = match.partition("=")
-    measures: dict[str, Callable[[Experiment], int]] = {"parameters": _parameters, "state": _state_bytes}
+    measures: dict[str, Callable[[ActorCritic], int]] = {"parameters": _parameters, "state": _state_bytes}
     check(what in measures, f"match is {match!r}, expected parameters=COUNT or state=BYTES")
     target = _number(amount, match)
+    environment = make_environment(experiment)
 
     @cache
     def size_at(multiple: int) -> int | None:
         """The size at a width, or None where the core cannot have it, as when heads do not divide it."""
+        make_network = network_maker(_with_width(experiment, multiple * STEP), *environment)
         try:
-            return measures[what](_with_width(experiment, multiple * STEP))
+            return measures[what](nnx.eval_shape(lambda: make_network(nnx.Rngs(0))))
         except MemrlError:
             return None
 
@@ -86,19 +88,12 @@ def _with_width(experiment: Experiment, features: int) -> Experiment:
     return dataclasses.replace(experiment, network=dataclasses.replace(experiment.network, features=features))
 
 
-def _network(experiment: Experiment) -> ActorCritic:
-    make_network = network_maker(experiment, *make_environment(experiment))
-    return nnx.eval_shape(lambda: make_network(nnx.Rngs(0)))
+def _parameters(network: ActorCritic) -> int:
+    return count(nnx.state(network, nnx.Param))
 
 
-def _parameters(experiment: Experiment) -> int:
-    return count(nnx.state(_network(experiment), nnx.Param))
-
-
-def _state_bytes(experiment: Experiment) -> int:
-    network = _network(experiment)
-    state = jax.eval_shape(lambda: network.initial_state(1))
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+def _state_bytes(network: ActorCritic) -> int:
+    return size_in_bytes(jax.eval_shape(lambda: network.initial_state(1)))
 
 
 def _number(text: str, match: str) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from memrl.agents import Agent
+from memrl.cores.facts import count, size_in_bytes
 from memrl.experiment import Experiment
 
 
@@ -17,16 +18,12 @@ def describe_memory(agent: Agent, experiment: Experiment, states: Any) -> list[s
     one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states)
     memory = jax.eval_shape(lambda s: agent.network(s).initial_state(1), one)
     trajectory = jax.eval_shape(lambda s, k: agent.collect(s, k)[1], one, jax.random.key(0))
-    parameters = sum(x.size for x in jax.tree.leaves(one.params))
+    parameters = count(one.params)
     return [
-        f"{parameters:,} parameters; memory {size_text(_bytes(memory))} and rollout "
-        f"{size_text(_bytes(trajectory) / experiment.agent.num_envs)} per environment",
-        f"train state {size_text(_bytes(one))} and rollouts {size_text(_bytes(trajectory))} per seed",
+        f"{parameters:,} parameters; memory {size_text(size_in_bytes(memory))} and rollout "
+        f"{size_text(size_in_bytes(trajectory) / experiment.agent.num_envs)} per environment",
+        f"train state {size_text(size_in_bytes(one))} and rollouts {size_text(size_in_bytes(trajectory))} per seed",
     ]
-
-
-def _bytes(tree: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def size_text(size: float) -> str:

@@ -74,3 +74,8 @@ def test_facts_of_a_core():
     assert 2 * weights <= facts.step_flops <= 2.5 * weights
     assert not facts.parallel
     assert core_facts(core_config("s5"), 16).parallel
+
+
+def test_a_mistake_that_no_width_mends_is_named():
+    with pytest.raises(MemrlError, match="unknown environment 'memory/TMase'"):
+        match_width(dataclasses.replace(EXPERIMENT, env="memory/TMase"), "parameters=100k")
