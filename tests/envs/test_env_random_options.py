@@ -22,7 +22,7 @@ FAMILIES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "memory/TMaze": ([{}], {"length": length}),
     "memory/TMazeActive": ([{}], {"length": length}),
     "memory/KeyToDoor": ([{}, {"num_colours": 2}], {"length": length, "apple_probability": share}),
-    "memory/Parity": ([{}], {"length": length}),
+    "memory/Parity": ([{}, {"every_step": True}], {"length": length}),
     "memory/DelayedMatch": ([{}, {"num_symbols": 2}], {"length": length}),
     "memory/AssociativeRecall": ([{}, {"vocab_size": 12}], {"num_pairs": few, "num_queries": few}),
     "memory/Passkey": ([{}, {"key_length": 1, "place": "random"}], {"length": length}),

@@ -31,6 +31,31 @@ def test_the_wrong_parity_earns_nothing():
     np.testing.assert_array_equal(returns, 0.0)
 
 
+@pytest.mark.parametrize(("start", "expected"), [(0, 1.0), (1, 0.0)])
+def test_every_step_may_be_judged(start, expected):
+    returns, _ = play(NAME, lambda: counter(start), length=7, every_step=True)
+    np.testing.assert_allclose(returns, expected, rtol=1e-6)
+
+
+def test_one_wrong_step_of_five_costs_a_fifth():
+    def policy_wrong_once():
+        time, count = -1, counter()
+
+        def policy(observation):
+            nonlocal time
+            time += 1
+            return count(observation) ^ (time == 2)
+
+        return policy
+
+    returns, _ = play(NAME, policy_wrong_once, length=4, every_step=True)
+    np.testing.assert_allclose(returns, 0.8, rtol=1e-6)
+
+
+def test_without_memory_only_the_first_of_all_steps_is_sure():
+    assert best_reactive_return(NAME, length=3, every_step=True) == pytest.approx(0.5 + 0.5 / 4, abs=0.03)
+
+
 def test_the_question_comes_once_at_the_end():
     seen = []
     play(NAME, lambda: lambda observation: seen.append(int(observation)) or 0, batch=1, length=6)

@@ -49,8 +49,14 @@ class Parity(Task):
     memory, and also with the memory of all bits but one, an agent can only guess: 0.5. The episode terminates with the
     answer, after length+1 steps; it is never truncated.
 
+    With `every_step` all actions are judged, by the parity of the bits shown so far, and pay 1/(length+1) each: the
+    same computation, learnt with a reward on the way. Optimum and chance are the same, but for the first bit, whose
+    parity is in sight: 0.5 + 0.5/(length+1) without memory.
+
     Observation: Discrete(3), a bit or the question. Action: Discrete(2), 1 for an odd number of ones.
     """
+
+    every_step: bool = False
 
     @property
     def default_params(self) -> ParityParams:
@@ -80,7 +86,8 @@ class Parity(Task):
     ) -> tuple[Array, ParityState, Array, Array, dict[str, Any]]:
         """Shows the next bit, or the question, or judges the answer."""
         asked = state.time == params.length
-        reward = (asked & (action == state.parity)).astype(jnp.float32)
+        right = (action == state.parity).astype(jnp.float32)
+        reward = right / (params.length + 1) if self.every_step else jnp.where(asked, right, 0.0)
         time = state.time + 1
         bit = jnp.where(time < params.length, jax.random.bernoulli(key).astype(jnp.int32), 0)
         observation = jnp.where(time < params.length, bit, ASK).astype(jnp.int32)
