@@ -95,10 +95,9 @@ def test_a_peer_that_is_absent_is_named_and_left_out(capsys, monkeypatch):
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("overwritten", [(), (1,)])
-def test_every_call_gets_its_arguments_though_they_are_overwritten(overwritten, monkeypatch):
-    monkeypatch.setattr(bench, "AT_LEAST", 1e-3)  # of many calls
+def test_every_call_gets_its_arguments_though_they_are_overwritten(overwritten):
     program = bench._Program(lambda x, y: x + y, (jnp.ones(4), jnp.ones(4)), overwritten)
-    assert program.calls > 1
+    program.calls = 5  # however long one took
     for _ in range(2):
         assert program.seconds() > 0
     assert_close(program.arguments, (jnp.ones(4), jnp.ones(4)), 0)
