@@ -198,8 +198,8 @@ def write_table(path: Path, results: dict[Cell, dict[str, Any] | None], options:
     lines = [
         "# What each core learns",
         "",
-        f"Greedy return after {options.total_steps:,} steps, the mean of {options.seeds} seeds and their range; networks "
-        f"of {options.parameters} parameters. Written by `benchmarks/learning.py --table`.",
+        f"Greedy return after {options.total_steps:,} steps, the mean of {options.seeds} seeds and their range. All "
+        f"networks have about {options.parameters} parameters. Written by `benchmarks/learning.py --table`.",
         "",
         "| " + " | ".join(heads) + " |",
         "|" + " --- |" * len(heads),
