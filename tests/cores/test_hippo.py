@@ -1,5 +1,7 @@
 """HiPPO's matrices by what they are for: their states are coefficients of the past."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from cores.numeric import assert_close
@@ -35,7 +37,8 @@ def test_the_system_of_the_legendre_memory_unit_is_the_papers_in_other_coordinat
     i, j = np.arange(order)[:, None], np.arange(order)[None]
     A, B = (2 * i + 1) * np.where(i < j, -1, (-1.0) ** (i - j + 1)), (2 * i + 1) * (-1.0) ** i
     blank = np.zeros((1, 1))
-    A_bar, B_bar, *_ = cont2discrete((A / window, B / window, np.zeros((1, order)), blank), dt=1, method="zoh")
+    discrete: Any = cont2discrete((A / window, B / window, np.zeros((1, order)), blank), dt=1, method="zoh")
+    A_bar, B_bar = discrete[:2]
     turn = np.diag((-1.0) ** i[:, 0] * np.sqrt(2 * i[:, 0] + 1))
     ours_A, ours_B = discretised(order, window)
     np.testing.assert_allclose(turn @ ours_A @ np.linalg.inv(turn), A_bar, atol=1e-12)
