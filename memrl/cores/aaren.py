@@ -7,8 +7,7 @@ y_t = W_o (a_t / c_t)
 in each head. The query is a parameter and does not depend on the input; this is what makes attention a recurrence.
 m is a running maximum, so that no exponential overflows: all prefixes at once are an associative scan.
 
-Left out: the paper's stack, in which a layer's queries are the outputs of the one before; its inputs' keys and values
-are, as here.
+Left out: nothing of the module; in a stack each layer has a query of its own.
 """
 
 import dataclasses

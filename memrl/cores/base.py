@@ -66,7 +66,10 @@ def _follow_input(arrays: Any, /, *, dtype: Any = None, inexact: bool = True, **
 
 
 Linear = partial(nnx.Linear, promote_dtype=_follow_input)
-"""`flax.nnx.Linear` with float32 parameters that computes in the dtype of its input."""
+"""`flax.nnx.Linear` with float32 parameters that computes in the dtype of its input.
+
+Kernels start LeCun-normal and biases at zero, wherever a paper has no start of its own.
+"""
 
 LayerNorm = partial(nnx.LayerNorm, promote_dtype=_follow_input)
 """`flax.nnx.LayerNorm` with float32 parameters and statistics whose output has the dtype of its input."""

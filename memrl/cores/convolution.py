@@ -10,13 +10,15 @@ from memrl.types import Array
 class ShortConvolution(nnx.Module):
     """y_t = b + sum_{i < width} w_i x_{t-i} in each channel by itself; inputs from before a reset count as zero.
 
+    Taps start uniform within 1 / sqrt(width), as in torch's Conv1d; the bias, which starts so there too, at zero.
+
     Its state, [B, width - 1, D] float32, holds the last inputs of the episode, the latest last. Without it a step and
     an unroll would be different functions.
     """
 
     def __init__(self, features: int, width: int, *, use_bias: bool = True, rngs: nnx.Rngs):
         self.features, self.width = features, width
-        bound = width**-0.5  # torch's Conv1d, with a fan-in of `width`
+        bound = width**-0.5
         init = jax.nn.initializers.uniform(2 * bound)
         self.kernel = nnx.Param(init(rngs.params(), (width, features)) - bound)  # tap i, of x_{t-i}
         self.bias = nnx.Param(jnp.zeros((features,))) if use_bias else None

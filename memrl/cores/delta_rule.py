@@ -51,7 +51,7 @@ class DeltaRule(MemoryCore):
         self.widths = (sum(self.qkv_widths), steps * H, *((H, H * V) if gated else (0, 0)))
         self.project = Linear(features, sum(self.widths), use_bias=False, rngs=rngs)
         self.convolution = ShortConvolution(self.widths[0], config.conv_width, use_bias=False, rngs=rngs)
-        self.decay = HeadDecay(H, rngs=rngs) if gated else None
+        self.decay = HeadDecay(H, slowest=1e-3, rngs=rngs) if gated else None
         self.norm = HeadNorm(H, V)
         self.output = Linear(H * V, features, use_bias=False, rngs=rngs)
 

@@ -10,7 +10,7 @@ so that a token multiplies the state by n generalised Householder matrices: with
 rotation, and n + 1 of them permute n + 1 things. Gated DeltaProduct decays the state before the first step, S_{t,0} =
 alpha_t S_{t-1}, and gates the output, as `gated_deltanet` does.
 
-Left out: fewer key than value heads.
+Left out: fewer key than value heads. The authors' code has the gated form by default, and values twice as wide.
 """
 
 import dataclasses

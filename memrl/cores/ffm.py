@@ -5,9 +5,11 @@ S_t = exp(-|alpha| - i omega) * S_{t-1} + u_t 1^T                    [M, C] comp
 z_t = W_3 (Re S_t, Im S_t) + b_3
 y_t = LN(z_t) * sigmoid(W_4 x_t + b_4) + (W_5 x_t + b_5) * (1 - sigmoid(W_4 x_t + b_4))
 
-alpha and omega start on grids and are learned.
+alpha and omega start on grids and are learned: omega = 2 pi / period for equally spaced periods, and alpha equally
+spaced from log(100) / max_period, by which a hundredth is left after max_period steps, to 0.67.
 
-Left out: the paper's limit on the length of an episode, which its form without a recurrence needs.
+Left out: the paper's limits on |alpha| and on the length of a sequence, which its form without a recurrence needs;
+the fastest initial decay is what that limit is for 1,024 steps in double precision.
 """
 
 import dataclasses
@@ -23,6 +25,8 @@ from memrl.errors import check
 from memrl.kernels import linear_scan
 from memrl.types import Array
 
+FASTEST = 0.67  # initial decay per step
+
 
 @dataclasses.dataclass(frozen=True)
 class FFMConfig(CoreConfig):
@@ -37,7 +41,7 @@ class FFMConfig(CoreConfig):
     min_period: float = 1.0
     """Steps of the fastest turn at the start."""
     max_period: float = 1024.0
-    """Steps of the slowest turn at the start."""
+    """Steps of the slowest turn at the start, after which the slowest decay leaves a hundredth."""
 
     def check(self) -> None:
         """Raises `MemrlError` for sizes below one, or periods that are no interval above zero."""
@@ -57,7 +61,8 @@ class FFM(MemoryCore):
         self.features = features
         self.memory_size, self.context_size = M, C = config.memory_size, config.context_size
         self.input = Linear(features, 2 * M + 2 * features, rngs=rngs)  # u and its gate, the output's gate, the skip
-        self.decay = nnx.Param(jnp.linspace(1 / config.max_period, 0.5, M))  # alpha
+        slowest = min(math.log(100) / config.max_period, FASTEST)
+        self.decay = nnx.Param(jnp.linspace(slowest, FASTEST, M))  # alpha
         self.frequency = nnx.Param(2 * math.pi / jnp.linspace(config.min_period, config.max_period, C))  # omega
         self.mix = Linear(2 * M * C, features, rngs=rngs)
         self.norm = LayerNorm(features, use_bias=False, use_scale=False, rngs=rngs)

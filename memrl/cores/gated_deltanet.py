@@ -8,7 +8,8 @@
 DeltaNet that can also forget everything at once, as Mamba-2 does.
 
 Left out: hybrids with sliding-window attention or Mamba-2 (a stack may interleave cores), fewer key than value heads.
-The authors' code doubles the width of the values (`value_width`) and scales q by 1 / sqrt(K), which the norm undoes.
+exp(A_log) starts uniform up to 16, from near 0 where Mamba-2 has 1. The authors' code doubles the width of the values
+(`value_width`) and scales q by 1 / sqrt(K), which the norm undoes.
 """
 
 import dataclasses

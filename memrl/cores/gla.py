@@ -4,7 +4,7 @@
     S_t = diag(alpha_t) S_{t-1} + k_t v_t^T
     y_t = W_o (LayerNorm(S_t^T q_t) * SiLU(W_r x))
 
-W_1 has few columns; the root, tau = 16, keeps decays near one at the start.
+W_1 has few columns; the root, tau = 16, keeps decays near one, at 0.96, at the start.
 
 Left out: the biases of the layer normalisation and of the output gate. The authors' later code normalises by the root
 mean square alone, and scales q by 1 / sqrt(K), which either norm undoes.

@@ -55,6 +55,11 @@ def merge_heads(xs: Array) -> Array:
     return xs.reshape(*xs.shape[:-2], -1)
 
 
+def by_blocks(xs: Array, blocks: Array) -> Array:
+    """`xs` [..., G * N] times the block-diagonal matrix of `blocks` [G, N, M]; [..., G * M]."""
+    return merge_heads(jnp.einsum("...gn,gnm->...gm", split_heads(xs, len(blocks)), blocks))
+
+
 def width_of_head(config: CoreConfig, name: str, total: int, heads: int) -> int:
     """`total / heads` for the width `name` of a core.
 

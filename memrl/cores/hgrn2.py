@@ -1,13 +1,14 @@
 """HGRN-2 (Qin et al. 2024, "HGRN2: Gated Linear RNNs with State Expansion").
 
     f = l + (1 - l) sigmoid(W_f x + b_f) in each channel,   i = SiLU(W_i x + b_i),   o = sigmoid(W_o x + b_o)
-    S_t = diag(f_t) S_{t-1} + (1 - f_t) i_t^T,   y_t = W RMSNorm(S_t^T o_t)   in each head
+    S_t = diag(f_t) S_{t-1} + (1 - f_t) i_t^T   in each head,   y_t = W RMSNorm(S_t^T o_t)   of all heads at once
 
 The gated recurrence h_t = f_t h_{t-1} + (1 - f_t) i_t of HGRN, its state expanded from H K numbers to H K V: what is
 forgotten in a channel makes room for the input, so that 1 - f is the key, and the output gate o the query.
 
 Left out: bounds l that all layers learn together, growing from 0 in the lowest; here l is given, and a stack may give
-each layer its own. Public code takes SiLU for o and nothing for i, and normalises all heads at once.
+each layer its own; the bias of W. The authors' code has layer norm for RMS norm by default; a later one, of
+flash-linear-attention, takes SiLU for o and nothing for i.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class HGRN2(MemoryCore):
         self.heads, self.key_width, self.value_width = H, K, V = config.head_sizes(features)
         self.widths = (H * K, H * V, H * K)
         self.project = Linear(features, sum(self.widths), rngs=rngs)
-        self.norm = HeadNorm(H, V)
+        self.norm = HeadNorm(1, H * V)
         self.output = Linear(H * V, features, use_bias=False, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> Array:
@@ -67,7 +68,7 @@ class HGRN2(MemoryCore):
         q, v = nnx.sigmoid(o), nnx.silu(i)
         log_decay = log_forget(f, self.lower_bound)
         y, state = gated_linear_attention(q, k, v, log_decay, state, resets, backend=kernel_backend(xs))
-        return state, self.output(merge_heads(self.norm(y)).astype(xs.dtype))
+        return state, self.output(merge_heads(self.norm(split_heads(merge_heads(y), 1))).astype(xs.dtype))
 
 
 def log_forget(f: Array, lower_bound: float) -> Array:

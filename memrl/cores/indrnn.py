@@ -5,7 +5,8 @@ h' = relu(W x + b + u * h),   |u| <= recurrent_bound
 With a bound of 1 a state grows with the episode's length at most in proportion; the paper's bound for episodes of T
 steps is gamma^(1/T), for a gamma of 2.
 
-Left out: batch normalisation, and the paper's deeper and residual networks, which the stack supplies.
+Left out: batch normalisation; a start of u near the bound in the last layer, for tasks that need long memory; the
+paper's deeper and residual networks, which the stack supplies.
 """
 
 import dataclasses

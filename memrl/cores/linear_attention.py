@@ -19,11 +19,11 @@ def split_widths(xs: Array, widths: Sequence[int]) -> list[Array]:
 class HeadDecay(nnx.Module):
     """Mamba-2's decay of a head by what it sees: dt = softplus(a + b) and alpha = exp(-exp(A_log) dt).
 
-    exp(A_log) starts uniform in [1, 16], and dt, where a is zero, log-uniform in [dt_min, dt_max].
+    exp(A_log) starts uniform in [slowest, 16], and dt, where a is zero, log-uniform in [dt_min, dt_max].
     """
 
-    def __init__(self, heads: int, *, dt_min: float = 1e-3, dt_max: float = 1e-1, rngs: nnx.Rngs):
-        rate = jax.random.uniform(rngs.params(), (heads,), minval=1.0, maxval=16.0)
+    def __init__(self, heads: int, *, slowest: float = 1.0, dt_min: float = 1e-3, dt_max: float = 1e-1, rngs: nnx.Rngs):
+        rate = jax.random.uniform(rngs.params(), (heads,), minval=slowest, maxval=16.0)
         self.log_rate = nnx.Param(jnp.log(rate))  # A_log
         low, high = math.log(dt_min), math.log(dt_max)
         dt = jnp.exp(jax.random.uniform(rngs.params(), (heads,), minval=low, maxval=high))

@@ -40,7 +40,7 @@ class LMUConfig(CoreConfig):
     memories: int = 8
     """Number of inputs u that are remembered; the paper has one."""
     order: int = 16
-    """Legendre coefficients of each memory: how finely the window is resolved."""
+    """Legendre coefficients of each memory: how finely the window is resolved. The paper has 256 for 784 steps."""
     window: float = 64.0
     """Steps that a memory reaches back."""
 

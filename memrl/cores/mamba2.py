@@ -35,7 +35,7 @@ class Mamba2Config(CoreConfig):
     owner: ClassVar[str] = "core mamba2"
 
     state_size: int = 64
-    """States N of each channel of u; published language models have 128."""
+    """States N of each channel of u, as in the authors' small version; their language models have 128."""
     expansion: int = 2
     """Channels of u and z for each of the D features."""
     heads: int | None = None

@@ -3,8 +3,8 @@
 z = sigmoid(W_z x + b_z),   c = W_c x + b_c
 h' = (1 - z) h + z c
 
-Left out: the form in logarithms, which keeps c above zero and cannot represent a reset; the paper's blocks of
-convolution and feed-forward, which the stack supplies.
+Left out: the form in logarithms, which the authors' code has: it keeps c above zero and cannot represent a reset; their
+learned initial state; the paper's blocks of convolution and feed-forward, of which the stack supplies the latter.
 """
 
 import dataclasses

@@ -8,7 +8,8 @@ R turns the pairs of channels (2i, 2i + 1) by angles theta_i from 1 down to 1/10
 (xPos, with gamma as its decay). t counts from the start of the episode.
 
 Left out: the division of scores by sums of decays and of their rows, which the group normalisation undoes; the biases
-of that normalisation.
+of that normalisation. The authors' code starts all matrices but W_o smaller, by a gain of 2^-2.5, and its later
+versions normalise by the root mean square alone, without weights.
 """
 
 import dataclasses

@@ -9,7 +9,8 @@ Initialization of Diagonal State Space Models").
 A = -exp(a) + i b starts at the real part -1/2 and, for the n-th of N / 2 pairs, at the imaginary part
     lin   pi n,
     inv   (N / pi) (N / (2n + 1) - 1),
-    legs  that of the normal part of HiPPO-LegS.
+    legs  that of the normal part of HiPPO-LegS;
+C starts complex normal of variance 1.
 The layer's gated activation, which mixes the features, is part of the core here: GELU(y) W_1 * sigmoid(GELU(y) W_2).
 A sequence goes in chunks, each a convolution and a carried state (memrl/cores/linear_system.py): N / 2 complex numbers
 for each feature at every step are too many to write down.
@@ -18,6 +19,7 @@ Left out: a learned B (only its product with C matters), bidirectional kernels, 
 """
 
 import dataclasses
+import math
 from typing import ClassVar, Literal
 
 import jax
@@ -85,7 +87,8 @@ class S4D(MemoryCore):
         shape = (features, config.state_size // 2)
         self.log_real = nnx.Param(jnp.full(shape, jnp.log(0.5)))  # a [D, N / 2]
         self.imag = nnx.Param(jnp.tile(jnp.asarray(_frequencies(config), jnp.float32), (features, 1)))  # b [D, N / 2]
-        self.output = nnx.Param(jax.random.normal(rngs.params(), (2, *shape)))  # C [2, D, N / 2], as planes
+        # Complex numbers of variance 1, half of it in each plane.
+        self.output = nnx.Param(jax.random.normal(rngs.params(), (2, *shape)) / math.sqrt(2))  # C [2, D, N / 2]
         self.skip = nnx.Param(jax.random.normal(rngs.params(), (features,)))  # D [D]
         self.log_dt = nnx.Param(log_steps((features,), config.dt_min, config.dt_max, rngs))
         self.activation = OutputActivation(features, config.activation, rngs=rngs)

@@ -1,11 +1,15 @@
 """HiPPO's matrices by what they are for: their states are coefficients of the past."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from cores.numeric import assert_close
 from numpy.polynomial import legendre
+from scipy.signal import cont2discrete
 
 from memrl.cores.hippo import fout, legs, legt, low_rank_part, normal_spectrum
+from memrl.cores.lmu import discretised
 
 MATRICES = {"legs": legs, "legt": legt, "fout": fout}
 every_basis = pytest.mark.parametrize("basis", MATRICES)
@@ -25,6 +29,20 @@ def test_legt_holds_legendre_coefficients_of_a_window():
         polynomials = [np.sqrt(2 * n + 1) * legendre.Legendre.basis(n)(1 - 2 * lag) for n in range(low)]
         np.testing.assert_allclose((exponential(A * lag) @ B)[:low], polynomials, atol=0.06)
     np.testing.assert_allclose((exponential(A * 1.5) @ B)[:low], 0, atol=0.01)
+
+
+def test_the_system_of_the_legendre_memory_unit_is_the_papers_in_other_coordinates():
+    """Voelker et al. 2019, equation 2, for Legendre polynomials that are not normalised and run back in time."""
+    order, window = 6, 10.0
+    i, j = np.arange(order)[:, None], np.arange(order)[None]
+    A, B = (2 * i + 1) * np.where(i < j, -1, (-1.0) ** (i - j + 1)), (2 * i + 1) * (-1.0) ** i
+    blank = np.zeros((1, 1))
+    discrete: Any = cont2discrete((A / window, B / window, np.zeros((1, order)), blank), dt=1, method="zoh")
+    A_bar, B_bar = discrete[:2]
+    turn = np.diag((-1.0) ** i[:, 0] * np.sqrt(2 * i[:, 0] + 1))
+    ours_A, ours_B = discretised(order, window)
+    np.testing.assert_allclose(turn @ ours_A @ np.linalg.inv(turn), A_bar, atol=1e-12)
+    np.testing.assert_allclose(turn @ ours_B, B_bar[:, 0], atol=1e-12)
 
 
 def test_legs_holds_legendre_coefficients_of_a_fading_past():

@@ -41,6 +41,8 @@ MISTAKES = [
     ("mlstm", {"heads": 3}, "core mlstm: expansion * features is 16, expected a multiple of heads = 3"),
     ("mlstm", {"projection_block": 3}, "expansion * features is 16, expected a multiple of projection_block = 3"),
     ("slstm", {"heads": 3}, "core slstm: features is 8, expected a multiple of heads = 3"),
+    ("slstm", {"forget_power": 0.0}, "core slstm: forget_power is 0.0, expected more than 0"),
+    ("slstm", {"recurrent_init": "normal"}, "recurrent_init is 'normal', expected one of 'zeros', 'uniform'"),
 ]
 
 

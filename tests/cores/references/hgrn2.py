@@ -21,7 +21,7 @@ def reference(config, p, state, xs, resets):
             for h in range(H):
                 key, value = slice(h * K, (h + 1) * K), slice(h * V, (h + 1) * V)
                 S[b, h] = np.diag(f[b, key]) @ S[b, h] + np.outer(1 - f[b, key], i[b, value])
-                y[b, h] = rms_normed(S[b, h].T @ o[b, key]) * p["norm"]["scale"][h]
-        return S, y.reshape(B, -1) @ p["output"]["kernel"]
+                y[b, h] = S[b, h].T @ o[b, key]
+        return S, (rms_normed(y.reshape(B, -1)) * p["norm"]["scale"][0]) @ p["output"]["kernel"]
 
     return over_time(step, np.zeros_like(state), state, xs, resets)
