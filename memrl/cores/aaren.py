@@ -1,17 +1,21 @@
 """Aaren (Feng et al. 2024, "Attention as an RNN"): attention of one learned query over the whole episode, step by step.
 
-s_t = q . k_t / sqrt(K),   m_t = max(m_{t-1}, s_t)
-a_t = exp(m_{t-1} - m_t) a_{t-1} + exp(s_t - m_t) v_t,   c_t = exp(m_{t-1} - m_t) c_{t-1} + exp(s_t - m_t)
+s_t = q . k_t / sqrt(K),   m'_t = m_{t-1} - lambda,   m_t = max(m'_t, s_t)
+a_t = exp(m'_t - m_t) a_{t-1} + exp(s_t - m_t) v_t,   c_t = exp(m'_t - m_t) c_{t-1} + exp(s_t - m_t)
 y_t = W_o (a_t / c_t)
 
 in each head. The query is a parameter and does not depend on the input; this is what makes attention a recurrence.
 m is a running maximum, so that no exponential overflows: all prefixes at once are an associative scan.
 
+Attention over all of the past knows nothing of its order. The paper's inputs carry positions; an agent has no last
+position, so here each score falls by lambda with every step of its age, lambda a number for each head that starts as in
+ALiBi (Press et al. 2022, "Train Short, Test Long") and is learnt. `positions="none"` is the module as published.
+
 Left out: nothing of the module; in a stack each layer has a query of its own.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +38,8 @@ class AarenConfig(CoreConfig):
 
     heads: int = 4
     """Number H of heads, which divides the core's width."""
+    positions: Literal["slopes", "none"] = "slopes"
+    """What tells the steps of an episode apart: a slope of the scores for each head, or nothing."""
 
     def check(self) -> None:
         """Raises `MemrlError` for no head."""
@@ -57,6 +63,8 @@ class Aaren(MemoryCore):
         self.features, self.heads = features, config.heads
         self.width = width_of_head(config, "features", features, config.heads)  # K = V
         self.query = nnx.Param(jax.random.normal(rngs.params(), (config.heads, self.width)))
+        slopes = 2.0 ** (-8 * jnp.arange(1, self.heads + 1) / self.heads)
+        self.log_slopes = nnx.Param(jnp.log(slopes)) if config.positions == "slopes" else None  # log lambda [H]
         self.input = Linear(features, 2 * features, use_bias=False, rngs=rngs)  # k, v
         self.output = Linear(features, features, use_bias=False, rngs=rngs)
 
@@ -70,8 +78,9 @@ class Aaren(MemoryCore):
         T, B = resets.shape
         k, v = (split_heads(x, self.heads).astype(jnp.float32) for x in jnp.split(self.input(xs), 2, -1))
         scores = jnp.sum(k * self.query[...][None, None], -1) / self.width**0.5  # [T, B, H]
-        maximum = running_maximum(scores, state.maximum, resets)
-        before = jnp.concatenate([state.maximum[None], maximum])[:T]
+        slopes = jnp.zeros(self.heads) if self.log_slopes is None else jnp.exp(self.log_slopes[...])
+        maximum = running_maximum(scores, slopes, state.maximum, resets)
+        before = jnp.concatenate([state.maximum[None], maximum])[:T] - slopes[None, None]
         cut = resets[..., None]
         kept = jnp.exp(jnp.where(cut, 0, before) - jnp.where(cut, 0, maximum))
         entering = jnp.exp(scores - maximum)[..., None]
@@ -85,12 +94,15 @@ class Aaren(MemoryCore):
         return AarenState(m_last, last[..., -1], last[..., :-1]), ys
 
 
-def running_maximum(scores: Array, start: Array, resets: Array) -> Array:
-    """The largest score of the episode so far, [T, B, H]; `start` [B, H] is that before the first step."""
+def running_maximum(scores: Array, slopes: Array, start: Array, resets: Array) -> Array:
+    """The largest score of the episode so far, [T, B, H], each having fallen by its slope [H] with every step since.
+
+    `start` [B, H] is that before the first step.
+    """
 
     def step(m: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
         s, reset = now
-        m = jnp.where(reset[:, None], s, jnp.maximum(m, s))
+        m = jnp.where(reset[:, None], s, jnp.maximum(m - slopes[None], s))
         return m, m
 
     return lax.scan(step, start, (scores, resets))[1]

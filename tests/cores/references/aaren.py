@@ -5,17 +5,18 @@ from cores.references.common import over_time
 
 from memrl.cores.aaren import NOTHING, AarenState
 
-VARIANTS = [{"heads": 2}]
+VARIANTS = [{"heads": 2}, {"heads": 2, "positions": "none"}]
 
 
 def reference(config, p, state, xs, resets):
     H = config.heads
+    slopes = np.exp(p["log_slopes"]) if config.positions == "slopes" else np.zeros(H)
 
     def step(state, x):
         k, v = (z.reshape(len(x), H, -1) for z in np.split(x @ p["input"]["kernel"], 2, -1))
         s = np.einsum("bhk,hk->bh", k, p["query"]) / np.sqrt(k.shape[-1])
-        m = np.maximum(state.maximum, s)
-        old, new = np.exp(state.maximum - m), np.exp(s - m)
+        m = np.maximum(state.maximum - slopes, s)
+        old, new = np.exp(state.maximum - slopes - m), np.exp(s - m)
         total = old * state.total + new
         weighted = old[..., None] * state.weighted + new[..., None] * v
         y = (weighted / total[..., None]).reshape(len(x), -1) @ p["output"]["kernel"]
