@@ -26,6 +26,8 @@ MISTAKES = [
     ("gru", {"hidden_size": 0}, "core gru: hidden_size is 0, expected more than 0"),
     ("lstm", {"hidden_size": -1}, "core lstm: hidden_size is -1, expected more than 0"),
     ("mlp", {"hidden_size": 0}, "core mlp: hidden_size is 0, expected more than 0"),
+    ("gru", {"scan": "newtn"}, "core gru: scan is 'newtn', expected one of 'sequential', 'newton'"),
+    ("lstm", {"scan": "auto"}, "core lstm: scan is 'auto', expected one of 'sequential', 'newton'"),
     ("s5", {"blocks": 0}, "core s5: blocks is 0, expected more than 0"),
     ("s5", {"blocks": 3}, "core s5: state_size is 8, expected a multiple of 2 * blocks = 6"),
     ("s5", {"state_size": 7}, "core s5: state_size is 7, expected a multiple of 2 * blocks = 2"),
