@@ -44,6 +44,7 @@ MISTAKES = [
     ("mlstm", {"projection_block": 3}, "expansion * features is 16, expected a multiple of projection_block = 3"),
     ("plstm", {"heads": 3}, "core plstm: features is 8, expected a multiple of heads = 3"),
     ("plstm", {"key_width": 0}, "core plstm: key_width is 0, expected more than 0"),
+    ("plstm", {"conv_width": 0}, "core plstm: conv_width is 0, expected more than 0"),
     ("plstm", {"transition_scale": 0.0}, "core plstm: transition_scale is 0.0, expected more than 0"),
     ("plstm", {"gate_weights": "small"}, "core plstm: gate_weights is 'small', expected one of 'zeros', 'normal'"),
     ("slstm", {"heads": 3}, "core slstm: features is 8, expected a multiple of heads = 3"),

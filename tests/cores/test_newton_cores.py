@@ -1,6 +1,7 @@
 """GRU and LSTM unrolled by Newton's method: the sequential function, at lengths where the iteration stops early."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cores.core_contract import ROUNDING, quick_jit
@@ -26,7 +27,7 @@ def test_long_sequences_agree_in_values_and_gradients(name):
 
         def loss(params, xs):
             core = nnx.merge(graphdef, params, rest)
-            state, ys = core.unroll(core.initial_state(B), xs, resets)
+            state, ys = core.unroll(core.initial_state(B), xs, jnp.asarray(resets))
             return (weights * ys).sum(), (state, ys)
 
         return quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, xs)

@@ -33,9 +33,9 @@ class TestSignedLinearAttention(ChunkedChecks):
 
     def test_positive_decays_are_gated_linear_attention(self, backend):
         sequences, s0, _ = self.problem()
-        reset = mixed_resets(T, B)
-        decay = np.abs(sequences.pop("decay"))
-        expected = gated_linear_attention(**sequences, log_decay=np.log(decay)[..., None], s0=s0, reset=reset)
+        reset = jnp.asarray(mixed_resets(T, B))
+        decay = jnp.abs(sequences.pop("decay"))
+        expected = gated_linear_attention(**sequences, log_decay=jnp.log(decay)[..., None], s0=s0, reset=reset)
         run = quick_jit(functools.partial(signed_linear_attention, backend=backend))
         assert_close(run(**sequences, decay=decay, s0=s0, reset=reset), expected, FLOAT32)
 
