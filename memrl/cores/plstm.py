@@ -13,7 +13,8 @@ stable, P-mode and D-mode, ask for |T| <= 1. A T below zero turns the memory's s
 
 The paper has no experiment with sequences. Its equations 5 and 6 stand here in the layer for sequences of the authors'
 code, with its short convolution and the skip connection over w; its gates start as in the paper's table 5. In that code
-the gates but T do not depend on the input unless asked to; in the paper they do.
+the gates but T do not depend on the input unless asked to, and q, k and v have block-diagonal weights; here, as in the
+paper and its experiments, the gates do and the weights are whole.
 
 Left out: graphs and images; transition matrices (appendix B.5), with which a head tracks more states than two and which
 the paper's experiments do not use.
