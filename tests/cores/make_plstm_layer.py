@@ -56,7 +56,7 @@ def main() -> None:
     xs = normal(T, B, D)
 
     theirs = layer()
-    convolution = theirs.conv._conv  # noqa: SLF001
+    convolution = theirs.conv._conv
     convolution.kernel[...] = parameters["convolution.kernel"][::-1, None]
     convolution.bias[...] = parameters["convolution.bias"]
     q, k, source, mark, direct, transition = range(6)
