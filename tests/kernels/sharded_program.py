@@ -58,6 +58,11 @@ CASES = {
         {name: (normal(T, B, 1, K), "TBHK") for name in ("q", "k", "v")}
         | {"beta": (normal(T, B, 1), "TBH"), "s0": (normal(B, 1, K, K), "BHKK")},
     ),
+    "signed_linear_attention": (
+        kernels.signed_linear_attention,
+        {name: (normal(T, B, 1, K), "TBHK") for name in ("q", "k", "v")}
+        | {"decay": (jnp.tanh(normal(T, B, 1)), "TBH"), "s0": (normal(B, 1, K, K), "BHKK")},
+    ),
     "gru_scan": (
         kernels.gru_scan,
         {"gates": (normal(T, B, 3 * N), "TBN"), "kernel": (normal(N, 3 * N), "NM"), "h0": (normal(B, N), "BN")},
