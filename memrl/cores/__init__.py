@@ -28,6 +28,7 @@ from memrl.cores.mingru import MinGRU, MinGRUConfig
 from memrl.cores.minlstm import MinLSTM, MinLSTMConfig
 from memrl.cores.mlp import MLP, MLPConfig
 from memrl.cores.mlstm import MLSTM, MLSTMConfig
+from memrl.cores.plstm import PLSTM, PLSTMConfig
 from memrl.cores.retnet import RetNet, RetNetConfig
 from memrl.cores.s4 import S4, S4Config
 from memrl.cores.s4d import S4D, S4DConfig
@@ -68,6 +69,7 @@ CORES.register("mingru", CoreSpec(MinGRU, MinGRUConfig))
 CORES.register("minlstm", CoreSpec(MinLSTM, MinLSTMConfig))
 CORES.register("mlp", CoreSpec(MLP, MLPConfig))
 CORES.register("mlstm", CoreSpec(MLSTM, MLSTMConfig))
+CORES.register("plstm", CoreSpec(PLSTM, PLSTMConfig))
 CORES.register("retnet", CoreSpec(RetNet, RetNetConfig))
 CORES.register("s4", CoreSpec(S4, S4Config))
 CORES.register("s4d", CoreSpec(S4D, S4DConfig))

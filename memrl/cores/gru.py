@@ -6,7 +6,7 @@ h'   = (1 - z) n + z h
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -24,6 +24,9 @@ class GRUConfig(CoreConfig):
 
     hidden_size: int | None = None
     """Width N of the state; the core's width D when not given."""
+    scan: Literal["sequential", "newton"] = "sequential"
+    """How a sequence is unrolled: step by step, or parallel in time by Newton's method, which gives the same up to its
+    tolerance, and falls back to steps where it does not converge. On a CPU it is slower."""
 
     def check(self) -> None:
         """Raises `MemrlError` for a size below one."""
@@ -33,14 +36,18 @@ class GRUConfig(CoreConfig):
 class GRU(MemoryCore):
     """Gated recurrent unit; its state is h [B, N] float32."""
 
-    parallel: ClassVar[bool] = False
-
     def __init__(self, features: int, config: GRUConfig = GRUConfig(), *, rngs: nnx.Rngs):
         self.features = features
         self.hidden_size = N = config.hidden_size or features
+        self.scan = config.scan
         self.input = Linear(features, 3 * N, rngs=rngs)
         self.recurrent = nnx.Param(orthogonal_gates(3, N, rngs))
         self.readout = readout(N, features, rngs)
+
+    @property
+    def parallel(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the scan is by Newton's method."""
+        return self.scan == "newton"
 
     def initial_state(self, batch_size: int) -> Array:
         """Zeros [B, N]."""
@@ -48,7 +55,8 @@ class GRU(MemoryCore):
 
     def unroll(self, state: Array, xs: Array, resets: Array) -> tuple[Array, Array]:
         """See `MemoryCore.unroll`."""
-        hs, state = gru_scan(self.input(xs), self.recurrent[...], state, resets)
+        backend = "newton" if self.parallel and len(xs) > 1 else "auto"  # one step is a plain cell
+        hs, state = gru_scan(self.input(xs), self.recurrent[...], state, resets, backend=backend)
         ys = hs.astype(xs.dtype)
         return state, ys if self.readout is None else self.readout(ys)
 

@@ -7,6 +7,7 @@ from memrl.kernels.linear_scan import linear_scan
 from memrl.kernels.lstm import lstm_scan
 from memrl.kernels.newton import NewtonOptions
 from memrl.kernels.selective_scan import selective_scan
+from memrl.kernels.signed_linear_attention import signed_linear_attention
 
 __all__ = [
     "NewtonOptions",
@@ -16,4 +17,5 @@ __all__ = [
     "linear_scan",
     "lstm_scan",
     "selective_scan",
+    "signed_linear_attention",
 ]

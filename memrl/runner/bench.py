@@ -194,6 +194,7 @@ def cases(platform: str) -> Iterator[Case]:
                 yield _linear_scan(128, B, 128, jnp.float32, backward=backward)
     yield _attention("gated_linear_attention by head", 1024, 4, 4, 64, channels=1)
     yield _attention("gated_linear_attention by channel", 1024, 4, 4, 64, channels=64)
+    yield _signed_attention(1024, 4, 4, 64)
     yield _delta_rule(1024, 4, 64)
     yield _selective_scan(1024, 16, 128, 16)
     yield _cell("gru", 128, 8, 256)
@@ -293,6 +294,24 @@ def _attention(name: str, T: int, B: int, H: int, K: int, channels: int) -> Case
 
     size = f"[{T}, {B}, {H}, {K}]"
     return Case(name, size, {OURS: contender("auto"), "lax.scan": contender("reference")}, flops=18 * T * B * H * K * K)
+
+
+def _signed_attention(T: int, B: int, H: int, K: int) -> Case:
+    def contender(backend: str) -> Contender:
+        def make():
+            q, k, v = (_normal(seed, T, B, H, K) / K**0.5 for seed in range(3))
+            decay = jnp.tanh(5 * _normal(3, T, B, H))
+
+            def f(q, k, v, decay, reset):
+                return kernels.signed_linear_attention(q, k, v, decay, reset=reset, backend=backend)[0]
+
+            return _with_gradients(f, 4), (q, k, v, decay, _resets(T, B))
+
+        return make
+
+    size = f"[{T}, {B}, {H}, {K}]"
+    contenders = {OURS: contender("auto"), "lax.scan": contender("reference")}
+    return Case("signed_linear_attention", size, contenders, flops=18 * T * B * H * K * K)
 
 
 def _delta_rule(T: int, B: int, K: int) -> Case:

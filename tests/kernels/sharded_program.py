@@ -58,6 +58,11 @@ CASES = {
         {name: (normal(T, B, 1, K), "TBHK") for name in ("q", "k", "v")}
         | {"beta": (normal(T, B, 1), "TBH"), "s0": (normal(B, 1, K, K), "BHKK")},
     ),
+    "signed_linear_attention": (
+        kernels.signed_linear_attention,
+        {name: (normal(T, B, 1, K), "TBHK") for name in ("q", "k", "v")}
+        | {"decay": (jnp.tanh(normal(T, B, 1)), "TBH"), "s0": (normal(B, 1, K, K), "BHKK")},
+    ),
     "gru_scan": (
         kernels.gru_scan,
         {"gates": (normal(T, B, 3 * N), "TBN"), "kernel": (normal(N, 3 * N), "NM"), "h0": (normal(B, N), "BN")},
@@ -68,6 +73,8 @@ CASES = {
         | {"h0": (normal(B, N), "BN"), "c0": (normal(B, N), "BN")},
     ),
 }
+
+WITHOUT_PALLAS = {"signed_linear_attention"}
 
 
 def problem(name):
@@ -161,7 +168,8 @@ def check_gpu(name):
 
 if __name__ == "__main__":
     for name in CASES:
-        check_all(name, "interpret")
-        check_gpu(name)
+        check_all(name, "xla" if name in WITHOUT_PALLAS else "interpret")
+        if name not in WITHOUT_PALLAS:
+            check_gpu(name)
         print(name, flush=True)
     check_vmap_in_scan("linear_scan, constant", "interpret")

@@ -3,7 +3,7 @@
 import numpy as np
 from cores.references.common import affine, over_time, sigmoid
 
-VARIANTS = [{"hidden_size": 5}]
+VARIANTS = [{"hidden_size": 5}, {"scan": "newton"}]
 
 
 def reference(config, p, state, xs, resets):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from cores.references.common import affine, over_time, sigmoid
 
-VARIANTS = [{"hidden_size": 5, "forget_bias": 0.5}]
+VARIANTS = [{"hidden_size": 5, "forget_bias": 0.5}, {"scan": "newton"}]
 
 
 def reference(config, p, state, xs, resets):
