@@ -1,5 +1,6 @@
 """Scans and recurrences: pure functions over `[T, B, ...]`, each with its reference, resets inside."""
 
+from memrl.kernels.dplr_delta_rule import dplr_delta_rule
 from memrl.kernels.gated_delta_rule import gated_delta_rule
 from memrl.kernels.gated_linear_attention import gated_linear_attention
 from memrl.kernels.gru import gru_scan
@@ -10,6 +11,7 @@ from memrl.kernels.selective_scan import selective_scan
 
 __all__ = [
     "NewtonOptions",
+    "dplr_delta_rule",
     "gated_delta_rule",
     "gated_linear_attention",
     "gru_scan",
