@@ -104,7 +104,7 @@ class RWKV7(MemoryCore):
         made = (layer(x).astype(jnp.float32) for layer, x in zip(layers, mixed, strict=True))
         r, d, k, v, a, g = (split_heads(x, self.heads) for x in made)
         a = nnx.sigmoid(a)
-        kappa = unit(k * self.removal[...][None, None])
+        kappa = unit(k * self.removal[...][None, None], epsilon=1e-12)  # keys start small
         k = k * (1 + self.replacement[...][None, None] * (a - 1))
         o, S = dplr_delta_rule(
             r,

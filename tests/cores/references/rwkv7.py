@@ -26,7 +26,7 @@ def reference(config, p, state, xs, resets):
         for b in range(B):
             for h in range(H):
                 key, value = slice(h * K, (h + 1) * K), slice(h * V, (h + 1) * V)
-                kappa = unit_vector(k[b, key] * p["removal"][h])
+                kappa = unit_vector(k[b, key] * p["removal"][h], 1e-12)
                 replacing = k[b, key] * ((1 - p["replacement"][h]) + p["replacement"][h] * a[b, key])
                 wkv = S[b, h].T  # [V, K]
                 wkv = wkv @ (np.diag(w[b, key]) - np.outer(kappa, a[b, key] * kappa))
