@@ -30,6 +30,7 @@ from memrl.cores.mlp import MLP, MLPConfig
 from memrl.cores.mlstm import MLSTM, MLSTMConfig
 from memrl.cores.plstm import PLSTM, PLSTMConfig
 from memrl.cores.retnet import RetNet, RetNetConfig
+from memrl.cores.rwkv7 import RWKV7, RWKV7Config
 from memrl.cores.s4 import S4, S4Config
 from memrl.cores.s4d import S4D, S4DConfig
 from memrl.cores.s5 import S5, S5Config
@@ -71,6 +72,7 @@ CORES.register("mlp", CoreSpec(MLP, MLPConfig))
 CORES.register("mlstm", CoreSpec(MLSTM, MLSTMConfig))
 CORES.register("plstm", CoreSpec(PLSTM, PLSTMConfig))
 CORES.register("retnet", CoreSpec(RetNet, RetNetConfig))
+CORES.register("rwkv7", CoreSpec(RWKV7, RWKV7Config))
 CORES.register("s4", CoreSpec(S4, S4Config))
 CORES.register("s4d", CoreSpec(S4D, S4DConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))

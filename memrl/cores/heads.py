@@ -86,9 +86,10 @@ class HeadNorm(nnx.Module):
     to heads.
     """
 
-    def __init__(self, heads: int, width: int, *, epsilon: float = 1e-5, centred: bool = False):
+    def __init__(self, heads: int, width: int, *, epsilon: float = 1e-5, centred: bool = False, use_bias: bool = False):
         self.epsilon, self.centred = epsilon, centred
         self.scale = nnx.Param(jnp.ones((heads, width)))
+        self.bias = nnx.Param(jnp.zeros((heads, width))) if use_bias else None
 
     def __call__(self, xs: Array) -> Array:
         """[T, B, H, V] to the same, in the same dtype."""
@@ -96,4 +97,7 @@ class HeadNorm(nnx.Module):
         if self.centred:
             wide = wide - jnp.mean(wide, -1, keepdims=True)
         root = jnp.sqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + self.epsilon)
-        return (wide / root * self.scale[...][None, None]).astype(xs.dtype)
+        normed = wide / root * self.scale[...][None, None]
+        if self.bias is not None:
+            normed = normed + self.bias[...][None, None]
+        return normed.astype(xs.dtype)

@@ -1,5 +1,6 @@
 """Scans and recurrences: pure functions over `[T, B, ...]`, each with its reference, resets inside."""
 
+from memrl.kernels.dplr_delta_rule import dplr_delta_rule
 from memrl.kernels.gated_delta_rule import gated_delta_rule
 from memrl.kernels.gated_linear_attention import gated_linear_attention
 from memrl.kernels.gru import gru_scan
@@ -11,6 +12,7 @@ from memrl.kernels.signed_linear_attention import signed_linear_attention
 
 __all__ = [
     "NewtonOptions",
+    "dplr_delta_rule",
     "gated_delta_rule",
     "gated_linear_attention",
     "gru_scan",

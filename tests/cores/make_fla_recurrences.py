@@ -19,7 +19,7 @@ def naive(folder: str) -> Any:
     assert package is not None
     assert package.origin is not None
     path = Path(package.origin).parent / "ops" / folder / "naive.py"
-    spec = importlib.util.spec_from_file_location(f"naive_{folder}", path)
+    spec = importlib.util.spec_from_file_location(f"naive_{path.parent.name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,6 +34,7 @@ def main() -> None:
     x = {name: rng.normal(size=(B, T * n, H, width)) for name, width in (("k", K), ("v", V))}
     x |= {"q": rng.normal(size=(B, T, H, K)), "s": rng.normal(size=(B, H, K, V)), "beta": 2 * rng.random((B, T * n, H))}
     x |= {"by_head": -rng.random((B, T, H)), "by_channel": -rng.random((B, T, H, K))}
+    x |= {name: rng.normal(size=(B, T, H, K)) / 2 for name in ("a", "b")}
     x["k"] /= np.linalg.norm(x["k"], axis=-1, keepdims=True)
     x = {name: value.astype(np.float32) for name, value in x.items()}
     t = {name: torch.tensor(value) for name, value in x.items()}
@@ -50,6 +51,9 @@ def main() -> None:
     everything = t["q"], t["k"], t["v"], t["by_head"], t["beta"], K**-0.5
     results["delta_product"] = step(*everything, initial_state=t["s"], output_final_state=True, num_householder=n)
     results["gla"] = naive("gla").naive_recurrent_gla(t["q"], k, v, t["by_channel"], t["s"], True)
+    everything = heads_first(t["q"], k, v, t["a"], t["b"], t["by_channel"])
+    o, s = naive("generalized_delta_rule/dplr").dplr_recurrence(*everything, t["s"])
+    results["dplr"] = o.transpose(1, 2), s
     x["retention_o"] = naive("retention").naive_retention(*heads_first(t["q"], k, v)).transpose(1, 2).numpy()
     for name, (o, s) in results.items():
         x |= {f"{name}_o": o.numpy(), f"{name}_s": s.numpy()}

@@ -14,9 +14,10 @@ from memrl import MemrlError, list_cores, make_core
 from memrl.cores.heads import default_heads
 from memrl.cores.linear_attention import HeadDecay, kernel_backend
 from memrl.cores.retnet import angles, count_on
-from memrl.kernels import gated_delta_rule, gated_linear_attention
+from memrl.cores.rwkv7 import LEAST_LOG_DECAY, RWKV7, RWKV7Config
+from memrl.kernels import dplr_delta_rule, gated_delta_rule, gated_linear_attention
 
-CORES = ["deltanet", "deltaproduct", "gated_deltanet", "gla", "hgrn2", "mamba2", "retnet"]
+CORES = ["deltanet", "deltaproduct", "gated_deltanet", "gla", "hgrn2", "mamba2", "retnet", "rwkv7"]
 MISTAKES = [
     ("deltanet", {"heads": 3}, "core deltanet: features is 8, expected a multiple of heads = 3"),
     ("deltanet", {"conv_width": 0}, "core deltanet: conv_width is 0, expected more than 0"),
@@ -32,6 +33,10 @@ MISTAKES = [
     ("mamba2", {"dt_min": 0.1, "dt_max": 0.01}, "core mamba2: dt_max is 0.01, expected at least 0.1"),
     ("retnet", {"key_width": 3}, "core retnet: key_width is 3, expected an even number"),
     ("retnet", {"value_width": -1}, "core retnet: value_width is -1, expected more than 0"),
+    ("rwkv7", {"heads": 3}, "core rwkv7: features is 8, expected a multiple of heads = 3"),
+    ("rwkv7", {"decay_rank": 0}, "core rwkv7: decay_rank is 0, expected more than 0"),
+    ("rwkv7", {"rate_rank": -1}, "core rwkv7: rate_rank is -1, expected more than 0"),
+    ("rwkv7", {"gate_rank": 0}, "core rwkv7: gate_rank is 0, expected more than 0"),
 ]
 
 
@@ -65,6 +70,21 @@ def test_decays_start_in_their_range():
     quantiles: Any = np.quantile(np.log10(dt), [0, 0.5, 1])
     np.testing.assert_allclose(quantiles, [-3, -2, -1], atol=0.1)
     assert_close(log_decay[0, 0], -rate * dt[0, 0], 1e-6)
+
+
+def test_rwkv7_starts_with_slow_and_fast_channels():
+    """Half-lives from one step to thousands, in every head, and rates of removal round one half."""
+    core = RWKV7(128, RWKV7Config(heads=2), rngs=nnx.Rngs(0))
+    d, a = core.decay.second.bias, core.rate.second.bias
+    assert d is not None
+    assert a is not None
+    half_lives = np.log(0.5) / (LEAST_LOG_DECAY * np.asarray(nnx.sigmoid(d[...])))
+    assert half_lives.min() == pytest.approx(1.2, rel=0.01)
+    assert half_lives.max() == pytest.approx(3400, rel=0.01)
+    assert (half_lives.reshape(2, 64).max(1) > 100 * half_lives.reshape(2, 64).min(1)).all()
+    rates = np.asarray(nnx.sigmoid(a[...]))
+    assert rates.min() > 0.3
+    assert rates.max() < 0.6
 
 
 def test_angles_keep_their_digits_in_long_episodes():
@@ -123,11 +143,13 @@ def results(name: str, backend: str) -> tuple[jax.Array, jax.Array]:
             return gated_delta_rule(q, k, v, first("beta"), fla("by_head"), **options)
         case "delta_product":
             return gated_delta_rule(q, by_step("k"), by_step("v"), by_step("beta"), fla("by_head"), **options)
+        case "dplr":
+            return dplr_delta_rule(q, k, v, fla("a"), fla("b"), fla("by_channel"), least_log_decay=-1.0, **options)
     return gated_linear_attention(q, k, v, fla("by_channel"), **options)
 
 
 @pytest.mark.parametrize("backend", ["reference", "xla"])
-@pytest.mark.parametrize("name", ["delta", "gated_delta", "delta_product", "gla"])
+@pytest.mark.parametrize("name", ["delta", "gated_delta", "delta_product", "dplr", "gla"])
 def test_recurrences_equal_those_of_flash_linear_attention(name, backend):
     o, s = results(name, backend)
     assert_close((jnp.swapaxes(o, 0, 1), s), (NUMBERS[f"{name}_o"], NUMBERS[f"{name}_s"]), 2e-6)
