@@ -6,9 +6,10 @@
 
 A layer of width 128 over 1,024 steps of 16 sequences, float32, with resets at one step in 64: values and the gradients
 of all parameters and inputs, of a loss that weighs every output; and a single step of 16 sequences, jitted. "Late" is
-the step after 1,024 others: its cost does not grow. Each contender runs in its own process; the processes take turns,
-so that all of them meet the same machine, and the ratio to memrl is taken turn by turn: medians, ranges beside. One
-that fails, or whose gradient needs more memory than it may take, is reported by name.
+the step after 1,024 others, in terms of the first ones: its cost does not grow. Each contender runs in its own process;
+the processes take turns, so that all of them meet the same machine, and the ratio to memrl is taken turn by turn:
+medians, ranges beside. "On the cores" is the time that the cores worked, which other programs on the machine change
+less. One that fails, or whose gradient needs more memory than it may take, is reported by name.
 
 With --compile, the time to trace and compile the gradient of four layers (128 steps, 16 sequences), each core in a
 fresh process, without a cache.
@@ -168,7 +169,7 @@ def cases() -> list[Case]:
 
 def main(options: Options) -> None:
     """Measures, prints the table, and writes the numbers."""
-    console = Console(width=150)
+    console = Console(width=170)
     chosen = [case for case in cases() if not options.only or case.core in options.only]
     if options.peers and options.only:
         chosen = [case for case in chosen if case.peers] or chosen
@@ -203,46 +204,54 @@ def measure(case: Case, options: Options, console: Console) -> list[dict[str, An
                 workers[contender.library] = worker
             except RuntimeError as error:
                 console.print(f"  {contender.library} {contender.layer} is left out: {error}")
-        seconds = take_turns(workers, options.turns, console)
+        numbers = take_turns(workers, options.turns, console)
     finally:
         for worker in workers.values():
             worker.process.kill()
             worker.process.wait()
-    rows = [summarise(case, library, workers[library].description, seconds) for library in seconds]
+    rows = [summarise(case, library, workers[library].description, numbers) for library in numbers]
     for row in rows:
         console.print(f"  {row['library']}: {row['gradient'] * 1e3:.1f} ms, step {row['step'] * 1e6:.0f} us")
     return rows
 
 
-def take_turns(workers: dict[str, Worker], turns: int, console: Console) -> dict[str, dict[str, list[float]]]:
-    """Seconds of each kind of each worker; one that dies is dropped."""
-    seconds = {library: {"gradient": [], "step": [], "late step": []} for library in workers}
-    for what in ("gradient", "step", "late step"):
+Numbers = dict[str, list[float]]  # of each kind, turn by turn
+
+
+def take_turns(workers: dict[str, Worker], turns: int, console: Console) -> dict[str, Numbers]:
+    """The seconds of each kind, turn by turn, of each worker; one that dies is dropped."""
+    kinds = "gradient", "step", "late step"
+    numbers: dict[str, Numbers] = {library: {} for library in workers}
+    for what in kinds:
         for _ in range(turns):
-            for library in list(seconds):
+            for library in list(numbers):
                 try:
-                    seconds[library][what].append(workers[library].turn(what))
+                    answer = workers[library].ask(what)
                 except (RuntimeError, BrokenPipeError) as error:
                     console.print(f"  {library} is left out: {error}")
-                    del seconds[library]
-    return seconds
+                    del numbers[library]
+                    continue
+                numbers[library].setdefault(what, []).append(answer["seconds"])
+                numbers[library].setdefault(f"{what} cpu", []).append(answer["cpu_seconds"])
+    return numbers
 
 
-def summarise(
-    case: Case, library: str, description: dict[str, Any], seconds: dict[str, dict[str, list[float]]]
-) -> dict[str, Any]:
+def summarise(case: Case, library: str, description: dict[str, Any], numbers: dict[str, Numbers]) -> dict[str, Any]:
     """Medians over turns; ratios are taken turn by turn, so that a slow moment counts in both."""
-    mine = seconds[library]
+    mine = numbers[library]
     row = {"core": case.core, "matched": case.matched, "library": library, "target": case.target, **description}
-    row |= {what.replace(" ", "_"): statistics.median(times) for what, times in mine.items()} | {"seconds": mine}
-    row["growth"] = statistics.median(late / early for late, early in zip(mine["late step"], mine["step"], strict=True))
-    if library == "memrl" or "memrl" not in seconds:
+    row |= {what: statistics.median(seconds) for what, seconds in mine.items()} | {"turns": mine}
+    row["growth"] = statistics.median(ratios(mine["late step"], mine["step"]))
+    if library == "memrl" or "memrl" not in numbers:
         return row
-    for what in ("gradient", "step"):
-        ratios = [peer / ours for peer, ours in zip(mine[what], seconds["memrl"][what], strict=True)]
-        row[f"{what}_times"] = statistics.median(ratios)
-        row[f"{what}_range"] = [min(ratios), max(ratios)]
+    for what, seconds in numbers["memrl"].items():
+        times = ratios(mine[what], seconds)
+        row |= {f"{what} times": statistics.median(times), f"{what} range": [min(times), max(times)]}
     return row
+
+
+def ratios(above: list[float], below: list[float]) -> list[float]:
+    return [x / y for x, y in zip(above, below, strict=True)]
 
 
 def compile_seconds(name: str) -> float:
@@ -254,7 +263,8 @@ def compile_seconds(name: str) -> float:
 
 def table(results: list[dict[str, Any]]) -> Table:
     """The results for people."""
-    names = "core", "matched by", "", "parameters", "compile", "gradient", "times memrl", "step", "times memrl", "late"
+    times = "times memrl"
+    names = "core", "", "parameters", "compile", "gradient", times, "on the cores", times, "step", times, "late"
     rows = Table(*names, "4 layers")
     previous = None
     for r in results:
@@ -263,14 +273,16 @@ def table(results: list[dict[str, Any]]) -> Table:
             rows.add_section()
         stack = r.get("stack_seconds")
         rows.add_row(
-            *(case if case != previous else ("", "")),
+            "" if case == previous else f"{r['core']}: {r['matched']}",
             r["library"],
             f"{r['parameters']:,}",
             f"{r['compile_seconds']:.1f} s",
             f"{r['gradient'] * 1e3:.1f} ms",
-            ratio(r, "gradient", r["target"]),
+            times_memrl(r, "gradient", r["target"]),
+            f"{r['gradient cpu'] * 1e3:.1f} ms",
+            times_memrl(r, "gradient cpu", r["target"]),
             f"{r['step'] * 1e6:.0f} us",
-            ratio(r, "step", 1),
+            times_memrl(r, "step", 1),
             f"{r['growth']:.2f}",
             "" if stack is None else f"{stack:.1f} s" + ("" if stack < COMPILE_LIMIT else " (slow)"),
         )
@@ -278,11 +290,11 @@ def table(results: list[dict[str, Any]]) -> Table:
     return rows
 
 
-def ratio(row: dict[str, Any], what: str, target: float) -> str:
+def times_memrl(row: dict[str, Any], what: str, target: float) -> str:
     """How many times as long as memrl the row takes; where that is less than it should be, also the target."""
-    if f"{what}_times" not in row:
+    if f"{what} times" not in row:
         return ""
-    times, (low, high) = row[f"{what}_times"], row[f"{what}_range"]
+    times, (low, high) = row[f"{what} times"], row[f"{what} range"]
     missed = f", not {target:g}" if times < target else ""
     return f"{times:.1f} ({low:.1f}-{high:.1f}){missed}"
 

@@ -25,12 +25,16 @@ class Worker:
         )
         self.description = self._read()
 
-    def turn(self, what: str = "go") -> float:
-        """Seconds of one update; workers with several kinds of updates are told which."""
+    def turn(self) -> float:
+        """Seconds of one update."""
+        return self.ask("go")["seconds"]
+
+    def ask(self, what: str) -> dict[str, Any]:
+        """The numbers of one update, for a worker with several kinds of them."""
         assert self.process.stdin is not None
         self.process.stdin.write(what + "\n")
         self.process.stdin.flush()
-        return self._read()["seconds"]
+        return self._read()
 
     def close(self) -> float:
         """Ends the process; its peak memory in MB."""

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from turns import answer_turns
 
 AT_LEAST = 0.05  # seconds of steps in a turn
+LONG = 3.0  # seconds
 
 
 class Layer(NamedTuple):
@@ -118,27 +119,24 @@ class Programs:
         self.step = jax.jit(layer.step)
         self._steps(layer.state, 2)
         self.states = {"step": layer.state, "late step": self._steps(layer.state, T)}
-        self.seconds("gradient")
-        once = self._timed_steps(layer.state, 10)
-        self.steps = max(10, round(AT_LEAST / once))
+        self.warm = timed(self._call_gradient)["seconds"] < LONG
+        self.steps = max(10, round(AT_LEAST * 10 / timed(lambda: self._steps(layer.state, 10))["seconds"]))
 
-    def seconds(self, what: str) -> float:
-        """Of a call, after one that brings back the memory that the system took away in the meantime."""
+    def measure(self, what: str) -> dict[str, float]:
+        """Seconds of a call, after one that brings back the memory that the system took away in the meantime.
+
+        A call so long that this makes no difference is not repeated.
+        """
         if what == "gradient":
-            self._timed_gradient()
-            return self._timed_gradient()
-        self._timed_steps(self.states[what], 10)
-        return self._timed_steps(self.states[what], self.steps)
+            if self.warm:
+                self._call_gradient()
+            return timed(self._call_gradient)
+        self._steps(self.states[what], 10)
+        numbers = timed(lambda: self._steps(self.states[what], self.steps))
+        return {name: seconds / self.steps for name, seconds in numbers.items()}
 
-    def _timed_gradient(self) -> float:
-        started = time.perf_counter()
+    def _call_gradient(self) -> None:
         jax.block_until_ready(self.gradient(*self.arguments))
-        return time.perf_counter() - started
-
-    def _timed_steps(self, state: Any, steps: int) -> float:
-        started = time.perf_counter()
-        self._steps(state, steps)
-        return (time.perf_counter() - started) / steps
 
     def _steps(self, state: Any, steps: int) -> Any:
         """Each is waited for, as by an agent that acts on it."""
@@ -146,6 +144,13 @@ class Programs:
             state, y = self.step(self.arguments[0], state, x, reset)
             y.block_until_ready()
         return state
+
+
+def timed(call: Callable[[], Any]) -> dict[str, float]:
+    """Seconds that passed, and those that the cores worked for this process."""
+    started, worked = time.perf_counter(), time.process_time()
+    call()
+    return {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - worked}
 
 
 def memory_in_gb(compiled: Any) -> float:
@@ -160,10 +165,10 @@ def main() -> None:
         layer = LIBRARIES[task["library"]](task["layer"], B, D, task["options"])
         programs = Programs(layer, T, B, D, task["gigabytes"])
     except Exception as error:  # a peer may be absent, too large, or break in any way
-        answer_turns(lambda _: 0.0, error=" ".join(f"{type(error).__name__}: {error}".split())[:200])
+        answer_turns(lambda _: {}, error=" ".join(f"{type(error).__name__}: {error}".split())[:200])
         return
     parameters = sum(x.size for x in jax.tree.leaves(layer.parameters))
-    answer_turns(programs.seconds, parameters=parameters, compile_seconds=programs.compile_seconds)
+    answer_turns(programs.measure, parameters=parameters, compile_seconds=programs.compile_seconds)
 
 
 if __name__ == "__main__":

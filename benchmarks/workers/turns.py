@@ -11,19 +11,19 @@ from typing import Any
 def take_turns(update: Callable[[], None], *, parameters: int = 0, compile_seconds: float = 0.0) -> None:
     """Runs `update`, which returns only when its results are there, whenever a line comes in."""
 
-    def seconds(_: str) -> float:
+    def measure(_: str) -> dict[str, float]:
         started = time.perf_counter()
         update()
-        return time.perf_counter() - started
+        return {"seconds": time.perf_counter() - started}
 
-    answer_turns(seconds, parameters=parameters, compile_seconds=compile_seconds)
+    answer_turns(measure, parameters=parameters, compile_seconds=compile_seconds)
 
 
-def answer_turns(seconds: Callable[[str], float], **description: Any) -> None:
-    """Answers each line that comes in with the `seconds` of what it names."""
+def answer_turns(measure: Callable[[str], dict[str, float]], **description: Any) -> None:
+    """Answers each line that comes in with the numbers that `measure` gives for it."""
     print(json.dumps(description), flush=True)
     for line in sys.stdin:
-        print(json.dumps({"seconds": seconds(line.strip())}), flush=True)
+        print(json.dumps(measure(line.strip())), flush=True)
     # ru_maxrss is in KiB, except on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}), flush=True)
