@@ -179,8 +179,8 @@ def main(options: Options) -> None:
         results += measure(case, options, console)
         save(results, options.out)
     if options.compile:
-        seconds = {name: compile_seconds(name) for name in sorted({case.core for case in chosen})}
-        results = [r | ({"stack_seconds": seconds[r["core"]]} if r["library"] == "memrl" else {}) for r in results]
+        stacks = {name: compile_stack(name) for name in sorted({case.core for case in chosen})}
+        results = [r | (stacks[r["core"]] if r["library"] == "memrl" else {}) for r in results]
         save(results, options.out)
     console.print(table(results))
 
@@ -254,11 +254,11 @@ def ratios(above: list[float], below: list[float]) -> list[float]:
     return [x / y for x, y in zip(above, below, strict=True)]
 
 
-def compile_seconds(name: str) -> float:
-    """Of four layers of a core."""
+def compile_stack(name: str) -> dict[str, float]:
+    """Seconds to compile four layers of a core."""
     worker = Worker(["stack_compile.py", name])
     worker.process.wait()
-    return worker.description["compile_seconds"]
+    return {f"stack {what}": seconds for what, seconds in worker.description.items()}
 
 
 def table(results: list[dict[str, Any]]) -> Table:
@@ -271,7 +271,6 @@ def table(results: list[dict[str, Any]]) -> Table:
         case = r["core"], r["matched"]
         if previous not in (None, case):
             rows.add_section()
-        stack = r.get("stack_seconds")
         rows.add_row(
             "" if case == previous else f"{r['core']}: {r['matched']}",
             r["library"],
@@ -284,10 +283,18 @@ def table(results: list[dict[str, Any]]) -> Table:
             f"{r['step'] * 1e6:.0f} us",
             times_memrl(r, "step", 1),
             f"{r['growth']:.2f}",
-            "" if stack is None else f"{stack:.1f} s" + ("" if stack < COMPILE_LIMIT else " (slow)"),
+            stack_seconds(r),
         )
         previous = case
     return rows
+
+
+def stack_seconds(row: dict[str, Any]) -> str:
+    """Compile time of four layers, and how much of it the cores worked."""
+    if "stack compile_seconds" not in row:
+        return ""
+    seconds, worked = row["stack compile_seconds"], row["stack compile_cpu_seconds"]
+    return f"{seconds:.1f} s ({worked:.1f})" + ("" if seconds < COMPILE_LIMIT else f", not {COMPILE_LIMIT:g}")
 
 
 def times_memrl(row: dict[str, Any], what: str, target: float) -> str:
