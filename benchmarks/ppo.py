@@ -15,17 +15,15 @@ counts 2 FLOP per parameter and step for the rollout, and 6 per parameter, step 
 import dataclasses
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from processes import Worker
 from rich.console import Console
 from rich.table import Table
 
 STEPS, EPOCHS = 64 * 128, 4
-WORKERS = Path(__file__).parent / "workers"
 ARMS = {"memrl gru": ["memrl_ppo.py", "gru"], "memrl s5, 4 layers": ["memrl_ppo.py", "s5"]}
 PEERS = {"memorax gru": ["memorax_ppo.py"], "sb3-contrib lstm": ["sb3_ppo.py"]}
 
@@ -43,41 +41,6 @@ class Options:
     only: tuple[str, ...] = ()
     """Names of the arms to measure, all when not given."""
     out: Annotated[Path | None, tyro.conf.arg(help="Also write the numbers to this JSON file.")] = None
-
-
-class Worker:
-    """A process that takes turns: it says what it is, then does an update whenever it is told to."""
-
-    def __init__(self, command: list[str]):
-        self.process = subprocess.Popen(
-            [sys.executable, str(WORKERS / command[0]), *command[1:]],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.description = self._read()
-
-    def turn(self) -> float:
-        """Seconds of one update."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return self._read()["seconds"]
-
-    def close(self) -> float:
-        """Ends the process; its peak memory in MB."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        peak = self._read()["peak_mb"]
-        self.process.wait()
-        return peak
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.process.args} ended early with code {self.process.wait()}")
-        return json.loads(line)
 
 
 def main(options: Options) -> None:

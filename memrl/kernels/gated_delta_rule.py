@@ -35,6 +35,7 @@ from memrl.kernels.chunks import (
 )
 from memrl.types import Array
 
+MOST_ROWS = 32  # of a chunk: on a CPU the system of a longer one costs more than the chunks that it saves
 AXES = "TBHK TBHNK TBHNV TBHN TBH BHKV TB"  # of q, k, v, beta, log_decay, s0 and reset, N the steps of a token
 
 
@@ -63,7 +64,8 @@ def gated_delta_rule(
         log_decay: logarithms of the decays, at most 0, [T, B, H]; no decay by default.
         s0: state before the first step, [B, H, K, V]; zeros by default.
         reset: [T, B] bool; true where the state before step t is zero.
-        chunk_size: tokens that are computed at once, at most; results differ by rounding only.
+        chunk_size: tokens that are computed at once, at most; results differ by rounding only. "xla" takes fewer where
+            they would be more than 32 rows of a system.
         backend: "auto" (CPU and TPU: "xla", NVIDIA GPU: "pallas"), "reference" (a plain `lax.scan`, the
             specification), "xla" (chunks), "pallas" (GPU only) or "interpret" (the same kernel, for tests).
 
@@ -131,6 +133,7 @@ def _reference(q, k, v, beta, log_decay, s0, reset):
 
 def _chunked(q, k, v, beta, log_decay, s0, reset, *, chunk_size):
     T, _, _, n, _ = k.shape
+    chunk_size = min(chunk_size, max(1, MOST_ROWS // n))
     q, k, v, beta, log_decay = (to_chunks(x, chunk_size) for x in (q, k, v, beta, log_decay))
     parts = segments(to_chunks(reset[..., None], chunk_size))
     k, v, beta = (x.reshape(*x.shape[:3], chunk_size * n, *x.shape[5:]) for x in (k, v, beta))  # rows: [M, B, H, C n]
