@@ -23,7 +23,7 @@ from flax import nnx
 from jax import lax
 
 from memrl.cores.base import CoreConfig, Linear, MemoryCore
-from memrl.cores.heads import merge_heads, split_heads, width_of_head
+from memrl.cores.heads import default_heads, merge_heads, split_heads, width_of_head
 from memrl.kernels import linear_scan
 from memrl.types import Array
 
@@ -36,8 +36,9 @@ class AarenConfig(CoreConfig):
 
     owner: ClassVar[str] = "core aaren"
 
-    heads: int = 4
-    """Number H of heads, which divides the core's width."""
+    heads: int | None = None
+    """Number H of heads, each of which forgets at a pace of its own; when not given, as many as divide D into at least
+    4 features each, or one."""
     positions: Literal["slopes", "none"] = "slopes"
     """What tells the steps of an episode apart: a slope of the scores for each head, or nothing."""
 
@@ -60,10 +61,10 @@ class Aaren(MemoryCore):
     parallel: ClassVar[bool] = True
 
     def __init__(self, features: int, config: AarenConfig = AarenConfig(), *, rngs: nnx.Rngs):
-        self.features, self.heads = features, config.heads
-        self.width = width_of_head(config, "features", features, config.heads)  # K = V
-        self.query = nnx.Param(jax.random.normal(rngs.params(), (config.heads, self.width)))
-        slopes = 2.0 ** (-8 * jnp.arange(1, self.heads + 1) / self.heads)
+        self.features, self.heads = features, config.heads or default_heads(features, 4)
+        self.width = width_of_head(config, "features", features, self.heads)  # K = V
+        self.query = nnx.Param(jax.random.normal(rngs.params(), (self.heads, self.width)))
+        slopes = 2.0 ** (2 - 8 * jnp.arange(1, self.heads + 1) / self.heads)
         self.log_slopes = nnx.Param(jnp.log(slopes)) if config.positions == "slopes" else None  # log lambda [H]
         self.input = Linear(features, 2 * features, use_bias=False, rngs=rngs)  # k, v
         self.output = Linear(features, features, use_bias=False, rngs=rngs)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,12 +11,12 @@ from memrl.cores.base import CoreConfig
 from memrl.errors import check
 from memrl.types import Array
 
-LEAST_WIDTH = 64  # of a head, where the number of heads is not given
-
 
 @dataclasses.dataclass(frozen=True)
 class HeadsConfig(CoreConfig):
     """How many heads a core has, and how wide they are."""
+
+    least_width: ClassVar[int] = 64  # of a head, where the number of heads is not given
 
     heads: int | None = None
     """Number H of heads; when not given, as many as divide D into at least 64 features each, or one."""
@@ -34,15 +35,15 @@ class HeadsConfig(CoreConfig):
         Raises:
             MemrlError: when a width is not given, and H does not divide D.
         """
-        H = self.heads or default_heads(features)
+        H = self.heads or default_heads(features, self.least_width)
         K = self.key_width or math.ceil(keys * width_of_head(self, "features", features, H))
         V = self.value_width or math.ceil(values * width_of_head(self, "features", features, H))
         return H, K, V
 
 
-def default_heads(width: int) -> int:
-    """The largest number of heads that divides `width` into at least 64 each; one where it is narrower."""
-    return max(heads for heads in range(1, max(1, width // LEAST_WIDTH) + 1) if width % heads == 0)
+def default_heads(width: int, least: int = 64) -> int:
+    """The largest number of heads that divides `width` into at least `least` each; one where it is narrower."""
+    return max(heads for heads in range(1, max(1, width // least) + 1) if width % heads == 0)
 
 
 def split_heads(xs: Array, heads: int) -> Array:

@@ -32,6 +32,7 @@ MISTAKES = [
     ("mamba2", {"heads": 2, "groups": 4}, "core mamba2: heads is 2, expected a multiple of groups = 4"),
     ("mamba2", {"dt_min": 0.1, "dt_max": 0.01}, "core mamba2: dt_max is 0.01, expected at least 0.1"),
     ("retnet", {"key_width": 3}, "core retnet: key_width is 3, expected an even number"),
+    ("retnet", {"exponents": (0.0, 2.0)}, "core retnet: exponents is (0.0, 2.0), expected more than 0"),
     ("retnet", {"value_width": -1}, "core retnet: value_width is -1, expected more than 0"),
     ("rwkv7", {"heads": 3}, "core rwkv7: features is 8, expected a multiple of heads = 3"),
     ("rwkv7", {"decay_rank": 0}, "core rwkv7: decay_rank is 0, expected more than 0"),

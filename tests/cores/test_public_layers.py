@@ -122,7 +122,7 @@ LAYERS = [
     (mlstm, {"conv_width": 3, "heads": 2}),
     (slstm, {"conv_width": 3, "heads": 2}),
     (gtrxl, {"memory": 3, "heads": 2, "hidden_size": 6}),
-    (retnet, {"heads": 2}),
+    (retnet, {"heads": 2, "exponents": (5, 6)}),
     (lru, {"state_size": 5}),
     (ffm, {"memory_size": 3, "context_size": 2}),
     (s4d, {"state_size": 6}),

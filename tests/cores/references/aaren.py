@@ -9,7 +9,7 @@ VARIANTS = [{"heads": 2}, {"heads": 2, "positions": "none"}]
 
 
 def reference(config, p, state, xs, resets):
-    H = config.heads
+    H = p["query"].shape[0]
     slopes = np.exp(p["log_slopes"]) if config.positions == "slopes" else np.zeros(H)
 
     def step(state, x):

@@ -6,13 +6,13 @@ from cores.references.common import layer_normed, over_time, pieces, silu
 
 VARIANTS = [
     {"heads": 4, "key_width": 6, "value_width": 3},
-    {"heads": 2},
+    {"heads": 2, "exponents": (5, 6)},
 ]
 
 
 def reference(config, p, state, xs, resets):
-    del config
     B, H, K, V = state[0].shape
+    gamma = 1 - 2.0 ** -np.linspace(*config.exponents, H)
 
     def turn(x, t):
         """Channels 2i and 2i + 1 of x [B, K] are the parts of a complex number; t [B]."""
@@ -27,7 +27,9 @@ def reference(config, p, state, xs, resets):
         for h in range(H):
             key, value = slice(h * K, (h + 1) * K), slice(h * V, (h + 1) * V)
             q_h, k_h = turn(q[:, key], t), turn(k[:, key] / np.sqrt(K), t)
-            S[:, h] = (1 - 2.0 ** (-5 - h)) * S[:, h] + k_h[:, :, None] * v[:, None, value]
+            S[:, h] = gamma[h] * S[:, h] + k_h[:, :, None] * v[
+                :, None, value
+            ]
             o[:, h] = layer_normed(np.einsum("bkv,bk->bv", S[:, h], q_h)) * p["norm"]["scale"][h]
         return (S, t + 1), (o.reshape(B, -1) * silu(g)) @ p["output"]["kernel"]
 
