@@ -1,6 +1,6 @@
 """Writes public_layers.npz: parameters and inputs of layers of public implementations, and their outputs.
 
-    pip install --no-deps mambapy==1.2.0 xlstm==2.0.6 mlstm-kernels==2.0.6 torchscale==0.3.0 transformers==4.56.2
+    pip install --no-deps mambapy==1.2.0 xlstm==2.0.6 mlstm-kernels==2.0.6 torchscale==0.3.0 transformers==4.57.1
     python make_public_layers.py DIRECTORY
 
 next to torch (2.13, on a CPU), flax and what those import. DIRECTORY holds sources by these names:
@@ -34,6 +34,7 @@ def main() -> None:
     layers: dict[str, Callable[[Path], Arrays]] = {
         "mamba": mamba,
         "mamba2": mamba2,
+        "gated_deltanet": gated_deltanet,
         "mlstm": mlstm,
         "slstm": slstm,
         "gtrxl": gtrxl,
@@ -61,6 +62,16 @@ def mamba2(_: Path) -> Arrays:
     config = public.Mamba2Config(**sizes, expand=2, chunk_size=4)
     layer = randomised(public.Mamba2Mixer(config, 0))
     return numbers(layer, lambda x: layer.torch_forward(x))
+
+
+def gated_deltanet(_: Path) -> Arrays:
+    """Of transformers, in Qwen3-Next, with an epsilon next to none: it scales q before the norm, the core does not."""
+    public = importlib.import_module("transformers.models.qwen3_next.modeling_qwen3_next")
+    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
+    widths = {"linear_key_head_dim": 2, "linear_value_head_dim": 3, "linear_conv_kernel_dim": 3}
+    config = public.Qwen3NextConfig(hidden_size=D, rms_norm_eps=1e-12, **heads, **widths)
+    layer = randomised(public.Qwen3NextGatedDeltaNet(config, 0))
+    return numbers(layer, lambda x: layer(x))
 
 
 def mlstm(_: Path) -> Arrays:

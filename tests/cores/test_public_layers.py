@@ -34,6 +34,17 @@ def mamba2(core, p):
     core.output.kernel[...] = p["out_proj.weight"].T
 
 
+def gated_deltanet(core, p):
+    heads = p["in_proj_qkvz.weight"].reshape(2, -1, D)  # q, k, v, gate of each head
+    q, k, v, gate = (x.reshape(-1, D) for x in np.split(heads, [2, 4, 7], 1))
+    beta, a = p["in_proj_ba.weight"].reshape(2, 2, D).swapaxes(0, 1)
+    core.project.kernel[...] = np.concatenate([q, k, v, beta, a, gate]).T
+    copy_convolution(core.convolution, p["conv1d.weight"])
+    core.decay.log_rate[...], core.decay.bias[...] = p["A_log"], p["dt_bias"]
+    core.norm.scale[...], core.norm.epsilon = np.tile(p["norm.weight"], (2, 1)), 1e-12
+    core.output.kernel[...] = p["out_proj.weight"].T
+
+
 def mlstm(core, p):
     core.input.kernel[...] = p["proj_up.weight"].T
     copy_convolution(core.convolution, p["conv1d.conv.weight"], p["conv1d.conv.bias"])
@@ -112,13 +123,16 @@ def lssl(core, p):
     core.mix.bias[...] = p["output_linear.bias"]
 
 
-def copy_convolution(convolution, weight, bias):
-    convolution.kernel[...], convolution.bias[...] = weight[:, 0, ::-1].T, bias
+def copy_convolution(convolution, weight, bias=None):
+    convolution.kernel[...] = weight[:, 0, ::-1].T
+    if bias is not None:
+        convolution.bias[...] = bias
 
 
 LAYERS = [
     (mamba, {"state_size": 3, "conv_width": 3}),
     (mamba2, {"state_size": 3, "conv_width": 3, "heads": 2}),
+    (gated_deltanet, {"conv_width": 3, "heads": 2, "key_width": 2, "value_width": 3}),
     (mlstm, {"conv_width": 3, "heads": 2}),
     (slstm, {"conv_width": 3, "heads": 2}),
     (gtrxl, {"memory": 3, "heads": 2, "hidden_size": 6}),
