@@ -37,6 +37,26 @@ class Segments(NamedTuple):
         return self.carried[..., -1]
 
 
+def read(s: Array, q: Array) -> Array:
+    """S^T q, [..., V], of a state `s` [..., K, V] and `q` [..., K].
+
+    As a product: a sum over products takes jaxlib 0.10's CPU compiler up to forty times as long.
+    """
+    return jnp.einsum("...kv,...k->...v", s, q, precision=lax.Precision.HIGHEST)
+
+
+def step_by_step(step: Callable, s0: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
+    """`lax.scan` over inputs that are computed before it.
+
+    Of a scan over one step XLA makes no loop, and on a CPU computes k_t and v_t, with all that they come from, once
+    more for each entry of the state; but a quotient it computes once, and does not know that this one divides by one.
+    """
+    if len(inputs[0]) == 1:
+        one = lax.optimization_barrier(jnp.float32(1))
+        inputs = tuple(x / one.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in inputs)
+    return lax.scan(step, s0, inputs)
+
+
 def segments(reset: Array) -> Segments:
     """Of resets in chunks, [M, B, 1, C] bool."""
     number = jnp.cumsum(reset, -1, dtype=jnp.int32)

@@ -28,7 +28,9 @@ from memrl.kernels.chunks import (
     from_chunks,
     inverse_of_unit_lower,
     quarantined,
+    read,
     segments,
+    step_by_step,
     sums_in_chunks,
     to_chunks,
 )
@@ -109,12 +111,12 @@ def _reference(q, k, v, a, b, log_decay, s0, reset):
     def step(s, inputs):
         q_t, k_t, v_t, a_t, b_t, log_decay_t, reset_t = inputs
         s = jnp.where(reset_t[:, None, None, None], 0, s)
-        u_t = jnp.sum(s * a_t[..., :, None], -2)
+        u_t = read(s, a_t)
         s = jnp.exp(log_decay_t)[..., None] * s + b_t[..., :, None] * u_t[..., None, :]
         s = s + k_t[..., :, None] * v_t[..., None, :]
-        return s, jnp.sum(s * q_t[..., :, None], -2)
+        return s, read(s, q_t)
 
-    s_last, o = lax.scan(step, s0, (q, k, v, a, b, log_decay, reset))
+    s_last, o = step_by_step(step, s0, (q, k, v, a, b, log_decay, reset))
     return o, s_last
 
 

@@ -29,7 +29,9 @@ from memrl.kernels.chunks import (
     from_chunks,
     inverse_of_unit_lower,
     quarantined,
+    read,
     segments,
+    step_by_step,
     sums_in_chunks,
     to_chunks,
 )
@@ -123,11 +125,11 @@ def _reference(q, k, v, beta, log_decay, s0, reset):
         s = jnp.where(cut, 0, jnp.exp(log_decay_t)[..., None, None] * jnp.where(cut, 0, s))
         for i in range(k_t.shape[2]):
             k_i, v_i = k_t[:, :, i], v_t[:, :, i]
-            error = v_i - jnp.sum(s * k_i[..., :, None], -2)
+            error = v_i - read(s, k_i)
             s = s + (beta_t[:, :, i, None] * k_i)[..., :, None] * error[..., None, :]
-        return s, jnp.sum(s * q_t[..., :, None], -2)
+        return s, read(s, q_t)
 
-    s_last, o = lax.scan(step, s0, (q, k, v, beta, log_decay, reset))
+    s_last, o = step_by_step(step, s0, (q, k, v, beta, log_decay, reset))
     return o, s_last
 
 

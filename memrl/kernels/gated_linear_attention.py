@@ -29,7 +29,9 @@ from memrl.kernels.chunks import (
     decays,
     from_chunks,
     quarantined,
+    read,
     segments,
+    step_by_step,
     sums_in_chunks,
     to_chunks,
 )
@@ -106,11 +108,11 @@ def _reference(q, k, v, log_decay, s0, reset):
         cut = reset_t[:, None, None, None]
         s = jnp.where(cut, 0, jnp.exp(log_decay_t)[..., None] * jnp.where(cut, 0, s))
         s = s + k_t[..., :, None] * v_t[..., None, :]
-        return s, jnp.sum(s * q_t[..., :, None], -2)
+        return s, read(s, q_t)
 
     dtype = v.dtype
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    s_last, o = lax.scan(step, s0, (q, k, v, log_decay, reset))
+    s_last, o = step_by_step(step, s0, (q, k, v, log_decay, reset))
     return o.astype(dtype), s_last
 
 

@@ -13,7 +13,7 @@ from jax import lax
 
 from memrl.errors import check
 from memrl.kernels.backends import by_platform, resolve_backend
-from memrl.kernels.chunks import check_float
+from memrl.kernels.chunks import check_float, read, step_by_step
 from memrl.types import Array
 
 CHUNK = 8  # steps whose states are in memory at once; on 2 CPU cores the fastest of 4 to 64
@@ -92,9 +92,9 @@ def _reference(x, dt, A, B, C, D, h0, reset):
         x_t, dt_t, B_t, C_t, reset_t = inputs
         decayed = jnp.exp(dt_t[:, None, :] * A[None]) * _keep(reset_t, h)
         h = _keep(reset_t, decayed) + B_t[..., None] * (dt_t * x_t)[:, None, :]
-        return h, jnp.sum(C_t[..., None] * h, 1)
+        return h, read(h, C_t)
 
-    h_last, y = lax.scan(step, h0, (*_float32(x, dt, B, C), reset))
+    h_last, y = step_by_step(step, h0, (*_float32(x, dt, B, C), reset))
     return _skipped(y, D, x), h_last
 
 
@@ -172,7 +172,7 @@ def _xla_forward(x, dt, A, B, C, D, h0, reset):
     def chunk(h, inputs):
         x_c, dt_c, B_c, C_c, reset_c = inputs
         states = _states(h, _decays(dt_c, A), x_c, dt_c, B_c, reset_c)
-        return states[-1], (jnp.sum(C_c[..., None] * states, 2), h)
+        return states[-1], (read(states, C_c), h)
 
     h_last, (y, starts) = lax.scan(chunk, h0, _chunks(x, dt, B, C, reset))
     return _skipped(_from_chunks(y, x.shape[0]), D, x), h_last, starts
@@ -193,7 +193,7 @@ def _xla_backward(x, dt, A, B, C, D, reset, starts, g, g_last):
 
         flow, adjoint = lax.scan(step, flow, (g_c, C, decay, reset), reverse=True)
         through_decay = adjoint * decayed  # what dt A changes
-        into = jnp.sum(adjoint * B[..., None], 2)  # the gradient of dt x
+        into = read(adjoint, B)  # the gradient of dt x
         dA = dA + jnp.sum(through_decay * dt[..., None, :], (0, 1))
         ddt = jnp.sum(through_decay * A[None, None], 2) + into * x
         dB = jnp.einsum("tbnd,tbd->tbn", adjoint, dt * x)

@@ -15,7 +15,16 @@ from jax import lax
 
 from memrl.errors import check
 from memrl.kernels.backends import resolve_backend
-from memrl.kernels.chunks import check_chunk_size, check_float, check_sequences, from_chunks, quarantined, to_chunks
+from memrl.kernels.chunks import (
+    check_chunk_size,
+    check_float,
+    check_sequences,
+    from_chunks,
+    quarantined,
+    read,
+    step_by_step,
+    to_chunks,
+)
 from memrl.types import Array
 
 NAME = "signed_linear_attention"
@@ -75,10 +84,10 @@ def _reference(q, k, v, decay, s0, reset):
         cut = reset_t[:, None, None, None]
         s = jnp.where(cut, 0, decay_t[..., None, None] * jnp.where(cut, 0, s))
         s = s + k_t[..., :, None] * v_t[..., None, :]
-        return s, jnp.sum(s * q_t[..., :, None], -2)
+        return s, read(s, q_t)
 
     sequences = (x.astype(jnp.float32) for x in (q, k, v, decay))
-    s_last, o = lax.scan(step, s0, (*sequences, reset))
+    s_last, o = step_by_step(step, s0, (*sequences, reset))
     return o.astype(v.dtype), s_last
 
 
