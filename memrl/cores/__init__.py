@@ -33,6 +33,7 @@ from memrl.cores.s4 import S4, S4Config
 from memrl.cores.s4d import S4D, S4DConfig
 from memrl.cores.s5 import S5, S5Config
 from memrl.cores.slstm import SLSTM, SLSTMConfig
+from memrl.cores.titans import Titans, TitansConfig
 from memrl.cores.window_attention import WindowAttention, WindowAttentionConfig
 from memrl.errors import MemrlError, check
 from memrl.registry import Registry
@@ -73,6 +74,7 @@ CORES.register("s4", CoreSpec(S4, S4Config))
 CORES.register("s4d", CoreSpec(S4D, S4DConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))
 CORES.register("slstm", CoreSpec(SLSTM, SLSTMConfig))
+CORES.register("titans", CoreSpec(Titans, TitansConfig))
 CORES.register("window_attention", CoreSpec(WindowAttention, WindowAttentionConfig))
 
 
