@@ -6,6 +6,7 @@ gradient of the other; gathers both ways cost less than the scatter that JAX wou
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,29 +20,37 @@ def chunks_needed(T: int, C: int) -> int:
     return (T + 2 * C - 2) // C
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def to_grid(x: Array, phase: Array, C: int) -> Array:
     """`x` [T, B, ...] on the grid, [M, B, C, ...], by the rows' phases [B]."""
-    T, B = x.shape[:2]
-    slots = np.arange(chunks_needed(T, C) * C).reshape(-1, 1, C)
-    t = slots - phase[None, :, None]
+    grid: Any = _to_grid(x, phase, len(x), C)
+    return grid
+
+
+def from_grid(x: Array, phase: Array, T: int) -> Array:
+    """What `to_grid` laid out: `x` [M, B, C, ...] as [T, B, ...]."""
+    steps: Any = _from_grid(x, phase, T, x.shape[2])
+    return steps
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _to_grid(x: Array, phase: Array, T: int, C: int) -> Array:
+    t = np.arange(chunks_needed(T, C) * C).reshape(-1, 1, C) - phase[None, :, None]
     inside = (t >= 0) & (t < T)
-    x = x[jnp.clip(t, 0, T - 1), jnp.arange(B)[None, :, None]]
+    x = x[jnp.clip(t, 0, T - 1), jnp.arange(len(phase))[None, :, None]]
     return jnp.where(inside.reshape(*inside.shape, *(1,) * (x.ndim - 3)), x, jnp.zeros_like(x))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def from_grid(x: Array, phase: Array, T: int) -> Array:
-    """What `to_grid` laid out: `x` [M, B, C, ...] as [T, B, ...]."""
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _from_grid(x: Array, phase: Array, T: int, C: int) -> Array:
     slots = np.arange(T)[:, None] + phase[None]
-    return x[slots // x.shape[2], jnp.arange(x.shape[1])[None], slots % x.shape[2]]
+    return x[slots // C, jnp.arange(len(phase))[None], slots % C]
 
 
-to_grid.defvjp(
-    lambda x, phase, C: (to_grid(x, phase, C), (phase, len(x))),
-    lambda C, saved, g: (from_grid(g, saved[0], saved[1]), None),
+_to_grid.defvjp(
+    lambda x, phase, T, C: (_to_grid(x, phase, T, C), phase),
+    lambda T, C, phase, g: (_from_grid(g, phase, T, C), None),
 )
-from_grid.defvjp(
-    lambda x, phase, T: (from_grid(x, phase, T), (phase, x.shape[2])),
-    lambda T, saved, g: (to_grid(g, *saved), None),
+_from_grid.defvjp(
+    lambda x, phase, T, C: (_from_grid(x, phase, T, C), phase),
+    lambda T, C, phase, g: (_to_grid(g, phase, T, C), None),
 )

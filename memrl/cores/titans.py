@@ -7,7 +7,7 @@
     y_t = W_o (RMSNorm(M_t(q_t)) * SiLU(W_gate x_t))
 
 M is a network of L_M layers that every environment trains for itself, from weights that the agent learns; M_base is M
-at the start of the chunk of C steps that t is in. Gates have biases.
+at the start of the chunk of C steps that t is in. The projections of x have biases.
 
 State: 3 times the network's weights, 4 bytes each, besides the convolution's inputs: 48 KB with the default sizes.
 

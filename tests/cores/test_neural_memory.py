@@ -12,6 +12,9 @@ from jaxprs import equations
 
 from memrl import MemrlError, make_core
 from memrl.cores.chunk_grid import chunks_needed, from_grid, to_grid
+from memrl.cores.inner_loop import InnerLoop, InnerState, Steps, newton_schulz
+from memrl.cores.inner_network import InnerNetwork, attentional_bias
+from memrl.kernels import gated_delta_rule
 
 MISTAKES = [
     ("titans", {"width": 0}, "core titans: width is 0, expected more than 0"),
@@ -20,6 +23,15 @@ MISTAKES = [
     ("titans", {"max_learning_rate": 0.0}, "core titans: max_learning_rate is 0.0, expected more than 0"),
     ("titans", {"max_gradient_norm": -1.0}, "core titans: max_gradient_norm is -1.0, expected more than 0"),
     ("titans", {"conv_width": 0}, "core titans: conv_width is 0, expected more than 0"),
+    ("yaad", {"bias": "l1"}, "core yaad: bias is 'l1', expected one of 'dot_product', 'l2', 'lp', 'huber'"),
+    ("memora", {"retention": "k"}, "core memora: retention is 'k', expected one of 'none', 'decay', 'lq', 'kl'"),
+    (
+        "ttt_mlp",
+        {"optimiser": "adam"},
+        "core ttt_mlp: optimiser is 'adam', expected one of 'gradient', 'momentum', 'newton_schulz'",
+    ),
+    ("moneta", {"bias_power": 1.0}, "core moneta: bias_power is 1.0, expected at least 2"),
+    ("moneta", {"retention_power": 1.0}, "core moneta: retention_power is 1.0, expected at least 2"),
 ]
 
 
@@ -109,3 +121,45 @@ def test_a_step_costs_what_a_step_of_a_long_unroll_costs():
         return cost["flops"]
 
     assert flops(1) < flops(16) / 8
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_its_simplest_member_is_the_delta_rule(gated):
+    """A matrix, l2, gradient descent and chunks of one step: theta = beta / 2 makes I - beta k k^T of the step."""
+    T, B, d = 9, 2, 4
+    rng = np.random.default_rng(0)
+    q, k, v = (normal(rng, (T, B, d)) for _ in range(3))
+    k = k / np.linalg.norm(k, axis=-1, keepdims=True)
+    beta, decay = jnp.asarray(rng.random((T, B)), jnp.float32), -jnp.asarray(rng.random((T, B)), jnp.float32)
+    start, resets = normal(rng, (B, d, d)), jnp.asarray(rng.random((T, B)) < 0.2)
+    network = InnerNetwork(d, 1, 1, rngs=nnx.Rngs(0))
+    network.layers[0][...] = jnp.zeros((d, d))
+    loop = InnerLoop(network, attentional_bias("l2", 3.0), 1, 1e6, "gradient")
+    none = jnp.zeros((T, B))
+    if gated:
+        # Gated DeltaNet takes the gradient after it has forgotten, this rule before: other rates and values make up.
+        keep = jnp.exp(decay)
+        steps = Steps(q, k, v / keep[..., None], keep * beta / 2, decay, none, none)
+    else:
+        steps = Steps(q, k, v, beta / 2, none, none, none)
+    state = InnerState((start,), (start,), (), jnp.zeros(B, jnp.int32))
+    last, ys, losses = loop.unroll(state, steps, resets)
+
+    def heads(x):
+        return x[:, :, None]
+
+    log_decay = heads(decay) if gated else None
+    o, s = gated_delta_rule(
+        heads(q), heads(k)[None], heads(v)[None], heads(beta)[None], log_decay, s0=start[:, None], reset=resets
+    )
+    assert_close(ys, o[:, :, 0], 2e-6)
+    assert_close(last.weights[0], s[:, 0], 2e-6)
+    assert losses.shape == (T, B)
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4)])
+def test_newton_schulz_makes_singular_values_alike(shape):
+    x = normal(np.random.default_rng(0), (2, *shape))
+    singular = np.linalg.svd(newton_schulz(jnp.asarray(x)), compute_uv=False)
+    assert singular.min() > 0.6
+    assert singular.max() < 1.3
