@@ -7,5 +7,5 @@ __all__ = ["PERIOD", "VARIANTS", "reference"]
 PERIOD = 12
 VARIANTS = [
     {"width": 5, "chunk_length": 3},
-    {"width": 4, "optimiser": "momentum", "chunk_length": 5},
+    {"width": 4, "optimiser": "momentum", "chunk_length": 5, "max_learning_rate": 0.1},
 ]
