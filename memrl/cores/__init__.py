@@ -23,11 +23,13 @@ from memrl.cores.lssl import LSSL, LSSLConfig
 from memrl.cores.lstm import LSTM, LSTMConfig
 from memrl.cores.mamba import Mamba, MambaConfig
 from memrl.cores.mamba2 import Mamba2, Mamba2Config
+from memrl.cores.memora import Memora, MemoraConfig
 from memrl.cores.mgu import MGU, MGUConfig
 from memrl.cores.mingru import MinGRU, MinGRUConfig
 from memrl.cores.minlstm import MinLSTM, MinLSTMConfig
 from memrl.cores.mlp import MLP, MLPConfig
 from memrl.cores.mlstm import MLSTM, MLSTMConfig
+from memrl.cores.moneta import Moneta, MonetaConfig
 from memrl.cores.plstm import PLSTM, PLSTMConfig
 from memrl.cores.retnet import RetNet, RetNetConfig
 from memrl.cores.rwkv7 import RWKV7, RWKV7Config
@@ -35,7 +37,11 @@ from memrl.cores.s4 import S4, S4Config
 from memrl.cores.s4d import S4D, S4DConfig
 from memrl.cores.s5 import S5, S5Config
 from memrl.cores.slstm import SLSTM, SLSTMConfig
+from memrl.cores.titans import Titans, TitansConfig
+from memrl.cores.ttt_linear import TTTLinear, TTTLinearConfig
+from memrl.cores.ttt_mlp import TTTMLP, TTTMLPConfig
 from memrl.cores.window_attention import WindowAttention, WindowAttentionConfig
+from memrl.cores.yaad import Yaad, YaadConfig
 from memrl.errors import MemrlError, check
 from memrl.registry import Registry
 
@@ -65,11 +71,13 @@ CORES.register("lssl", CoreSpec(LSSL, LSSLConfig))
 CORES.register("lstm", CoreSpec(LSTM, LSTMConfig))
 CORES.register("mamba", CoreSpec(Mamba, MambaConfig))
 CORES.register("mamba2", CoreSpec(Mamba2, Mamba2Config))
+CORES.register("memora", CoreSpec(Memora, MemoraConfig))
 CORES.register("mgu", CoreSpec(MGU, MGUConfig))
 CORES.register("mingru", CoreSpec(MinGRU, MinGRUConfig))
 CORES.register("minlstm", CoreSpec(MinLSTM, MinLSTMConfig))
 CORES.register("mlp", CoreSpec(MLP, MLPConfig))
 CORES.register("mlstm", CoreSpec(MLSTM, MLSTMConfig))
+CORES.register("moneta", CoreSpec(Moneta, MonetaConfig))
 CORES.register("plstm", CoreSpec(PLSTM, PLSTMConfig))
 CORES.register("retnet", CoreSpec(RetNet, RetNetConfig))
 CORES.register("rwkv7", CoreSpec(RWKV7, RWKV7Config))
@@ -77,7 +85,11 @@ CORES.register("s4", CoreSpec(S4, S4Config))
 CORES.register("s4d", CoreSpec(S4D, S4DConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))
 CORES.register("slstm", CoreSpec(SLSTM, SLSTMConfig))
+CORES.register("titans", CoreSpec(Titans, TitansConfig))
+CORES.register("ttt_linear", CoreSpec(TTTLinear, TTTLinearConfig))
+CORES.register("ttt_mlp", CoreSpec(TTTMLP, TTTMLPConfig))
 CORES.register("window_attention", CoreSpec(WindowAttention, WindowAttentionConfig))
+CORES.register("yaad", CoreSpec(Yaad, YaadConfig))
 
 
 def list_cores() -> tuple[str, ...]:

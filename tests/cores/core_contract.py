@@ -96,7 +96,9 @@ class Case:
         self.initial = initial
         # Not the initial state, and from inputs of its own: a maximum over the past would tie with the same ones again.
         self.state = self.run(initial, normal(rng, (T, B, D)), PATTERNS["none"]).state
-        self.other_state = self.run(self.state, self.other_xs, PATTERNS["none"]).state
+        # Where the position matters, the other state must be at the same one.
+        before = self.state if period == 1 else initial
+        self.other_state = self.run(before, self.other_xs, PATTERNS["none"]).state
 
     def run(self, state, xs, resets, *, weights=None, program=by_unroll, params=None) -> Run:
         weights = self.weights if weights is None else weights
@@ -256,11 +258,13 @@ class CoreContract:
         phase, length = start % case.period, end - start
         xs, resets = case.other_xs.copy(), PATTERNS["none"].copy()
         xs[phase : phase + length, row] = case.xs[start:end, row]
-        resets[phase] = fresh and phase > 0  # at phase 0 the initial state alone must do
+        # A function of the position has its position from the state; else the initial state alone must do at phase 0.
+        state = case.initial if fresh and case.period == 1 else case.state
+        resets[phase] = fresh and (phase > 0 or case.period > 1)
         weights = case.output_weights()
         weights[0] *= 0
         weights[0][phase : phase + length, row] = case.weights[0][start:end, row]
-        return case.run(case.initial if fresh else case.state, xs, resets, weights=weights)
+        return case.run(state, xs, resets, weights=weights)
 
     def test_nothing_flows_over_a_reset(self, case: Case):
         cut = 5

@@ -1,0 +1,300 @@
+"""Training a network inside of an unroll: the chunked rule of Titans with momentum and forgetting, in dual form.
+
+    S_t = eta_t S_{t-1} - theta_t grad l(M_base; k_t, v_t),   M_t = (1 - alpha_t) M_{t-1} + S_t,   y_t = M_t(q_t)
+
+The gradient is taken at M_base, the weights at the start of the chunk of C steps that t is in, or M_init where an
+episode has begun in that chunk; such an episode starts with M = M_init and S = 0. Its norm is kept below a bound.
+
+Inside a chunk everything is linear in the gradients, and these are outer products a_s g_s^T in each layer, so that
+
+    W_t = A_t W_start + B_t S_start - sum_s c_ts theta_s a_s g_s^T,   c = P_alpha P_eta
+
+with P_x[t, s] the product of x between s and t, or 0 over a reset. W_t h is a masked linear attention: no weights are
+held but those at the ends of chunks. Chunks are laid on a grid that episodes do not move: each row counts its steps.
+
+What is trained is W itself, or, with the retentions `lq` and `kl`, something that W is a function of (mirror descent):
+
+    lq:  W = A / ||A||_q^(q-2) in each layer,        kl:  W = softmax(A) over the inputs of each output
+
+for which W_t is not linear in the gradients any more, nor is it with Newton-Schulz steps, M_t = (1 - alpha_t) M_{t-1} +
+theta_t NS(S_t). Then a loop over the steps of a chunk holds one set of weights; the gradients are as above.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from memrl.cores.chunk_grid import from_grid, to_grid
+from memrl.cores.inner_network import InnerNetwork, Loss, Weights
+from memrl.kernels.chunks import decays, segments, sums_in_chunks
+from memrl.types import Array
+
+Memory = tuple[Weights, Weights, Weights]  # base, weights, momentum
+Optimiser = Literal["gradient", "momentum", "newton_schulz"]
+Retention = Literal["none", "decay", "lq", "kl"]
+
+
+class InnerState(NamedTuple):
+    """The memory of each row, and how far it is in its chunk."""
+
+    base: Weights  # of each layer [B, inputs, outputs]: where gradients are taken
+    weights: Weights  # of each layer [B, inputs, outputs]
+    momentum: Weights  # of each layer [B, inputs, outputs]; empty without momentum
+    phase: Array  # [B] int32, steps of the chunk that are over, 0 to C - 1
+
+
+class Steps(NamedTuple):
+    """What the inner loop takes of T steps, float32."""
+
+    q: Array  # [T, B, d]
+    k: Array  # [T, B, d]
+    v: Array  # [T, B, d]
+    rate: Array  # theta [T, B]
+    log_keep: Array  # log(1 - alpha) [T, B]
+    log_momentum: Array  # log eta [T, B]
+    threshold: Array  # of the loss [T, B]
+
+
+class Marks(NamedTuple):
+    """What else is known of a step; bool [T, B]."""
+
+    resets: Array
+    bad: Array  # one of its numbers is not finite
+    real: Array  # it is no gap of the grid
+
+
+class Block(NamedTuple):
+    """At most C steps of one chunk; leaves [B, C, ...] here, and [M, B, C, ...] for M chunks."""
+
+    steps: Steps
+    marks: Marks
+    broken: Array  # [B, C] bool: a step of its segment, up to here, was not finite and is now zero
+    carried: Array  # [B, C] bool: no reset yet
+    kept: Array  # A [B, C]; of the initial weights where not carried
+    moved: Array  # B [B, C]
+    read: Array  # c [B, C, C]
+    left: Array  # [B, C]: the last row of P_eta, of each step's gradient what the momentum after the block has
+    left_start: Array  # [B]: and of the momentum before the block
+    complete: Array  # [B] bool: the chunk ends with the block
+
+
+@dataclasses.dataclass(frozen=True)
+class InnerLoop:
+    """A network, and how it is trained."""
+
+    network: InnerNetwork
+    loss: Loss
+    chunk_length: int  # C
+    max_gradient_norm: float
+    optimiser: Optimiser
+    weights_of: Callable[[Array], Array] | None = None  # of what is trained in a layer, [..., inputs, outputs]
+
+    @property
+    def momentum(self) -> bool:
+        """Whether there is any."""
+        return self.optimiser != "gradient"
+
+    def initial_state(self, batch_size: int) -> InnerState:
+        """The initial weights, no momentum, the start of a chunk."""
+        weights = tuple(jnp.broadcast_to(w[None], (batch_size, *w.shape)) for w in self.network.initial())
+        momentum = jax.tree.map(jnp.zeros_like, weights) if self.momentum else ()
+        return InnerState(weights, weights, momentum, jnp.zeros((batch_size,), jnp.int32))
+
+    def unroll(self, state: InnerState, steps: Steps, resets: Array) -> tuple[InnerState, Array, Array]:
+        """T steps: the last state, what was read [T, B, d], and each step's loss before it was learnt from [T, B]."""
+        T = len(resets)
+        memory, phase = (state.base, state.weights, state.momentum), (state.phase + T) % self.chunk_length
+        marks = Marks(resets, ~finite(steps), jnp.ones_like(resets))
+        if T == 1:  # a block of one step, so that a step does not cost a chunk
+            steps, marks = jax.tree.map(lambda x: x.swapaxes(0, 1)[None], (steps, marks))
+            block = self._blocks(steps, marks, (phase == 0)[None])
+            memory, (ys, losses) = self._block(memory, jax.tree.map(lambda x: x[0], block))
+            return state_of(memory, phase), ys.swapaxes(0, 1), losses.swapaxes(0, 1)
+        steps, marks = jax.tree.map(lambda x: to_grid(x, state.phase, self.chunk_length), (steps, marks))
+        M = len(marks.resets)
+        complete = (1 + jnp.arange(M))[:, None] * self.chunk_length <= (state.phase + T)[None]
+        blocks = self._blocks(steps, marks, complete)
+        body = jax.checkpoint(self._block)
+        most, last = jax.tree.map(lambda x: x[:-1], blocks), jax.tree.map(lambda x: x[-1], blocks)
+        memory, out = lax.scan(body, memory, most)
+        # The last chunk is often empty: when all rows are at the start of a chunk, and C divides T.
+        idle = (jnp.zeros_like(last.steps.v), jnp.zeros_like(last.steps.rate))
+        empty = jnp.all((M - 1) * self.chunk_length >= state.phase + T)
+        memory, out_last = lax.cond(empty, lambda memory, _: (memory, idle), body, memory, last)
+        ys, losses = (
+            from_grid(jnp.concatenate([x, y[None]]), state.phase, T) for x, y in zip(out, out_last, strict=True)
+        )
+        return state_of(memory, phase), ys, losses
+
+    def _blocks(self, steps: Steps, marks: "Marks", complete: Array) -> Block:
+        """All that does not depend on the memory, for all blocks at once: steps and marks are [M, B, C, ...]."""
+        resets, bad, real = marks
+        steps = jax.tree.map(lambda x: jnp.where(bad.reshape(*bad.shape, *(1,) * (x.ndim - 3)), 0, x), steps)
+        parts = segments(resets[:, :, None])
+        pairs, carried = parts.pairs[:, :, 0], parts.carried[:, :, 0]
+        first = resets | (jnp.arange(resets.shape[-1]) == 0)[None, None]
+
+        def products(log_factor: Array) -> tuple[Array, Array]:
+            """Of the factors between two steps, [M, B, C, C], and from the start of the segment on, [M, B, C]."""
+            between = decays(sums_in_chunks(log_factor[:, :, None], parts), parts.pairs)[:, :, 0]
+            return between, apply(between, jnp.where(first, jnp.exp(log_factor), 0))
+
+        keep, kept = products(steps.log_keep)
+        if self.momentum:
+            mix, left_start = products(steps.log_momentum)
+            left_start = jnp.where(carried, left_start, 0)
+            added = jnp.where(real[..., None, :], keep, 0)  # at steps, and not in gaps of the grid
+            read, moved, left = added @ mix, apply(added, left_start), mix[..., -1, :]
+        else:
+            read, moved, left, left_start = keep, jnp.zeros_like(kept), jnp.zeros_like(kept), jnp.zeros_like(kept)
+        broken = jnp.any(pairs & bad[..., None, :], -1)
+        return Block(steps, marks, broken, carried, kept, moved, read, left, left_start[..., -1], complete)
+
+    def _block(self, memory: Memory, block: Block) -> tuple[Memory, tuple[Array, Array]]:
+        """One block: the memory after it, and what was read [B, C, d] and the losses [B, C]."""
+        bad = ~finite(memory, axes=1)  # [B]; it would reach past a reset as zero times NaN
+        memory = jax.tree.map(lambda x: select(bad, jnp.zeros_like(x), x), memory)
+        base, initial = memory[0], self.network.initial()
+        inputs, slopes, losses = self._slopes(base, initial, block)
+        learn = self._at_once if self.weights_of is None and self.optimiser != "newton_schulz" else self._by_steps
+        weights, momentum, ys = learn(memory, initial, block, inputs, slopes)
+        begun = [select(block.carried[:, -1], w, start[None]) for w, start in zip(base, initial, strict=True)]
+        base = tuple(select(block.complete, w, before) for w, before in zip(weights, begun, strict=True))
+        broken = block.broken | (bad[:, None] & block.carried)
+        memory = (base, weights, momentum)
+        memory = jax.tree.map(lambda x: select(broken[:, -1], jnp.full_like(x, jnp.nan), x), memory)
+        return memory, (jnp.where(broken[..., None], jnp.nan, ys), losses)
+
+    def _slopes(self, base: Weights, initial: Weights, block: Block) -> tuple[Weights, Weights, Array]:
+        """Of each step's gradient, the factors a [B, C, inputs] and -g [B, C, outputs] by layer; and the losses."""
+        if self.weights_of is not None:
+            base, initial = jax.tree.map(self.weights_of, (base, initial))
+        carried = block.carried[..., None]
+
+        def product(layer: int, h: Array) -> Array:
+            return jnp.where(carried, h @ base[layer], h @ initial[layer])
+
+        def transposed(layer: int, g: Array) -> Array:
+            return jnp.where(carried, g @ base[layer].swapaxes(1, 2), g @ initial[layer].T)
+
+        _, k, v, *_, threshold = block.steps
+        inputs, errors, losses = self.network.gradients(product, transposed, k, v, self.loss, threshold)
+        pairs = zip(inputs, errors, strict=True)
+        square = sum(jnp.sum(jnp.square(a), -1) * jnp.sum(jnp.square(g), -1) for a, g in pairs)
+        bound = self.max_gradient_norm
+        shrink = -bound * lax.rsqrt(jnp.maximum(square, bound**2))[..., None]
+        return inputs, tuple(shrink * g for g in errors), losses
+
+    def _at_once(
+        self, memory: Memory, initial: Weights, block: Block, inputs: Weights, slopes: Weights
+    ) -> tuple[Weights, Weights, Array]:
+        """Weights and momentum after the block, and what was read, in dual form."""
+        _, weights, momentum = memory
+        carried, layers = block.carried[..., None], range(len(weights))
+        changes = [block.steps.rate[..., None] * g for g in slopes]
+
+        def product(layer: int, h: Array) -> Array:
+            ys = block.kept[..., None] * jnp.where(carried, h @ weights[layer], h @ initial[layer])
+            if self.momentum:
+                ys = ys + block.moved[..., None] * (h @ momentum[layer])
+            return ys + (block.read * (h @ inputs[layer].swapaxes(1, 2))) @ changes[layer]
+
+        def learnt(amounts: Array, layer: int) -> Array:
+            return inputs[layer].swapaxes(1, 2) @ (amounts[..., None] * changes[layer])
+
+        ys = self.network.read(product, block.steps.q)
+        starts = [select(block.carried[:, -1], weights[i], initial[i][None]) for i in layers]
+        after = [scale(block.kept[:, -1], starts[i]) + learnt(block.read[:, -1], i) for i in layers]
+        if self.momentum:
+            after = [after[i] + scale(block.moved[:, -1], momentum[i]) for i in layers]
+            momentum = tuple(scale(block.left_start, momentum[i]) + learnt(block.left, i) for i in layers)
+        return tuple(after), momentum, ys
+
+    def _by_steps(
+        self, memory: Memory, initial: Weights, block: Block, inputs: Weights, slopes: Weights
+    ) -> tuple[Weights, Weights, Array]:
+        """The same in a loop over the steps, for weights that are not linear in the gradients."""
+        orthogonal = self.optimiser == "newton_schulz"
+        first = tuple(w[None] for w in initial)
+
+        def step(carry: tuple[Weights, Weights], now: tuple[Steps, Marks, Weights, Weights]):
+            weights, momentum = carry
+            steps, marks, inputs, slopes = now
+            weights = jax.tree.map(lambda w, start: select(marks.resets, start, w), weights, first)
+            change = tuple(a[..., :, None] * g[..., None, :] for a, g in zip(inputs, slopes, strict=True))
+            if not orthogonal:
+                change = jax.tree.map(lambda x: scale(steps.rate, x), change)
+            if self.momentum:
+                eta = jnp.where(marks.resets, 0, jnp.exp(steps.log_momentum))
+                momentum = jax.tree.map(lambda s, x: scale(eta, s) + x, momentum, change)
+                change = jax.tree.map(lambda x: select(marks.real, x, jnp.zeros_like(x)), momentum)
+            if orthogonal:
+                change = jax.tree.map(lambda x: scale(steps.rate, newton_schulz(x)), change)
+            keep = jnp.exp(steps.log_keep)
+            weights = jax.tree.map(lambda w, x: scale(keep, w) + x, weights, change)
+            now_read = weights if self.weights_of is None else jax.tree.map(self.weights_of, weights)
+            y = self.network.read(lambda layer, h: h @ now_read[layer], steps.q[:, None])
+            return (weights, momentum), y[:, 0]
+
+        by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), (block.steps, block.marks, inputs, slopes))
+        (weights, momentum), ys = lax.scan(step, memory[1:], by_time)
+        return weights, momentum, ys.swapaxes(0, 1)
+
+
+def retained(retention: Retention, power: float) -> Callable[[Array], Array] | None:
+    """The weights as a function of what is trained, by name of the retention; none where they are the same."""
+
+    def lq(a: Array) -> Array:
+        total = jnp.sum(jnp.abs(a) ** power, (-2, -1), keepdims=True)
+        return a / (total + SMALLEST) ** ((power - 2) / power)
+
+    def kl(a: Array) -> Array:
+        return jax.nn.softmax(a, -2)
+
+    return {"none": None, "decay": None, "lq": lq, "kl": kl}[retention]
+
+
+SMALLEST = 1e-6  # a sum of powers, so that weights that decay to nothing stay finite
+
+
+def newton_schulz(x: Array, iterations: int = 5) -> Array:
+    """A matrix with the singular vectors of `x` [..., i, o] and singular values near 1 (Muon, Jordan et al. 2024)."""
+    tall = x.shape[-2] > x.shape[-1]
+    x = jnp.swapaxes(x, -1, -2) if tall else x
+    x = x * lax.rsqrt(jnp.sum(jnp.square(x), (-2, -1), keepdims=True) + SMALLEST)
+    a, b, c = 3.4445, -4.7750, 2.0315
+    for _ in range(iterations):
+        gram = x @ jnp.swapaxes(x, -1, -2)
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return jnp.swapaxes(x, -1, -2) if tall else x
+
+
+def state_of(memory: Memory, phase: Array) -> InnerState:
+    """The memory with its phase."""
+    base, weights, momentum = memory
+    return InnerState(base, weights, momentum, phase)
+
+
+def apply(matrices: Array, vectors: Array) -> Array:
+    """Matrices [..., C, C] times vectors [..., C]."""
+    return (matrices @ vectors[..., None])[..., 0]
+
+
+def finite(tree: object, axes: int = 2) -> Array:
+    """Whether all numbers of the tree are finite, for each index of the first `axes` axes."""
+    leaves = [jnp.isfinite(x) for x in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack([x.reshape(*x.shape[:axes], -1).all(-1) for x in leaves]), 0)
+
+
+def select(condition: Array, x: Array, y: Array) -> Array:
+    """`where` by row: condition [B], arrays [B, i, o] or [1, i, o]."""
+    return jnp.where(condition[:, None, None], x, y)
+
+
+def scale(factor: Array, x: Array) -> Array:
+    """Rows [B, i, o] times factors [B]."""
+    return factor[:, None, None] * x

@@ -1,0 +1,165 @@
+"""Memories that learn at test time: mistakes, rows at phases of their own, what is held, and what a step costs."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cores.numeric import assert_close, normal
+from flax import nnx
+from jaxprs import equations
+
+from memrl import MemrlError, make_core
+from memrl.cores.chunk_grid import chunks_needed, from_grid, to_grid
+from memrl.cores.inner_loop import InnerLoop, InnerState, Steps, newton_schulz
+from memrl.cores.inner_network import InnerNetwork, attentional_bias
+from memrl.kernels import gated_delta_rule
+
+MISTAKES = [
+    ("titans", {"width": 0}, "core titans: width is 0, expected more than 0"),
+    ("titans", {"depth": 0}, "core titans: depth is 0, expected more than 0"),
+    ("titans", {"chunk_length": 0}, "core titans: chunk_length is 0, expected more than 0"),
+    ("titans", {"max_learning_rate": 0.0}, "core titans: max_learning_rate is 0.0, expected more than 0"),
+    ("titans", {"max_gradient_norm": -1.0}, "core titans: max_gradient_norm is -1.0, expected more than 0"),
+    ("titans", {"conv_width": 0}, "core titans: conv_width is 0, expected more than 0"),
+    ("yaad", {"bias": "l1"}, "core yaad: bias is 'l1', expected one of 'dot_product', 'l2', 'lp', 'huber'"),
+    ("memora", {"retention": "k"}, "core memora: retention is 'k', expected one of 'none', 'decay', 'lq', 'kl'"),
+    (
+        "ttt_mlp",
+        {"optimiser": "adam"},
+        "core ttt_mlp: optimiser is 'adam', expected one of 'gradient', 'momentum', 'newton_schulz'",
+    ),
+    ("moneta", {"bias_power": 1.0}, "core moneta: bias_power is 1.0, expected at least 2"),
+    ("moneta", {"retention_power": 1.0}, "core moneta: retention_power is 1.0, expected at least 2"),
+]
+
+
+@pytest.mark.parametrize(("name", "hyperparameters", "says"), MISTAKES, ids=str)
+def test_mistakes(name, hyperparameters, says):
+    with pytest.raises(MemrlError) as error:
+        make_core(name, 8, rngs=nnx.Rngs(0), **hyperparameters)
+    assert str(error.value) == says
+
+
+def test_the_grid_keeps_every_step_in_its_slot():
+    T, C, phase = 7, 3, jnp.array([0, 2, 1])
+    x = normal(np.random.default_rng(0), (T, 3, 2))
+    grid = to_grid(x, phase, C)
+    assert grid.shape == (chunks_needed(T, C), 3, C, 2)
+    for t, b in np.ndindex(T, 3):
+        slot = int(phase[b]) + t
+        assert_close(grid[slot // C, b, slot % C], x[t, b], 0)
+    assert jnp.sum(jnp.abs(grid)) == pytest.approx(float(np.sum(np.abs(x))), rel=1e-6)
+    assert_close(from_grid(grid, phase, T), x, 0)
+
+
+def test_each_way_over_the_grid_is_the_gradient_of_the_other():
+    T, C, phase = 7, 3, jnp.array([0, 2])
+    rng = np.random.default_rng(0)
+    x, y = normal(rng, (T, 2)), normal(rng, (chunks_needed(T, C), 2, C))
+    there = jax.grad(lambda x: jnp.sum(y * to_grid(x, phase, C)))(x)
+    back = jax.grad(lambda y: jnp.sum(x * from_grid(y, phase, T)))(y)
+    assert_close(there, from_grid(y, phase, T), 0)
+    assert_close(back, to_grid(x, phase, C), 0)
+
+
+def make(**hyperparameters):
+    return make_core("titans", 8, rngs=nnx.Rngs(0), **{"width": 4, "chunk_length": 4} | hyperparameters)
+
+
+def test_rows_may_be_at_phases_of_their_own():
+    core, rng = make(), np.random.default_rng(0)
+    before, xs = normal(rng, (3, 3, 8)), normal(rng, (9, 3, 8))
+    unroll = jax.jit(core.unroll)
+    rows = []
+    for row, steps in enumerate([0, 1, 3]):
+        state = core.initial_state(1)
+        if steps:
+            state, _ = core.unroll(state, before[:steps, row : row + 1], jnp.zeros((steps, 1), bool))
+        rows.append((state, unroll(state, xs[:, row : row + 1], jnp.zeros((9, 1), bool))))
+    state = jax.tree.map(lambda *x: jnp.concatenate(x), *(state for state, _ in rows))
+    last, ys = unroll(state, xs, jnp.zeros((9, 3), bool))
+    assert state.memory.phase.tolist() == [0, 1, 3]
+    assert last.memory.phase.tolist() == [1, 2, 0]
+    for row, (_, (alone, y)) in enumerate(rows):
+        assert_close(jax.tree.map(lambda x, row=row: x[row : row + 1], last), alone, 2e-5)
+        assert_close(ys[:, row : row + 1], y, 2e-5)
+
+
+def test_an_episode_may_begin_without_a_reset():
+    core, x = make(), jnp.ones((2, 8))
+    _, fresh = core.step(core.initial_state(2), x, jnp.zeros(2, bool))
+    state, _ = core.step(core.initial_state(2), -x, jnp.zeros(2, bool))
+    _, again = core.step(state, x, jnp.ones(2, bool))
+    assert_close(again, fresh, 1e-6)
+
+
+def test_no_weights_of_single_steps_are_held():
+    T, B, d = 32, 3, 5
+    core = make(width=d, expansion=3, chunk_length=8)
+    state = core.initial_state(B)
+
+    def loss(xs):
+        return jnp.sum(core.unroll(state, xs, jnp.zeros((T, B), bool))[1])
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(jnp.ones((T, B, 8))).jaxpr
+    shapes = {tuple(v.aval.shape) for e in equations(jaxpr) for v in e.outvars}
+    weights = [shape for shape in shapes if shape[-2:] in ((d, 3 * d), (3 * d, d))]
+    assert max(math.prod(shape[:-2]) for shape in weights) == B * (chunks_needed(T, 8) - 1)
+
+
+def test_a_step_costs_what_a_step_of_a_long_unroll_costs():
+    """In operations as XLA counts them; a step that computed a chunk would cost a chunk's times as much."""
+    core = make(width=32, chunk_length=16)
+    state = core.initial_state(4)
+
+    def flops(T: int) -> float:
+        lowered = jax.jit(core.unroll).lower(state, jnp.zeros((T, 4, 8)), jnp.zeros((T, 4), bool))
+        cost = lowered.cost_analysis()
+        assert cost is not None
+        return cost["flops"]
+
+    assert flops(1) < flops(16) / 8
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_its_simplest_member_is_the_delta_rule(gated):
+    """A matrix, l2, gradient descent and chunks of one step: theta = beta / 2 makes I - beta k k^T of the step."""
+    T, B, d = 9, 2, 4
+    rng = np.random.default_rng(0)
+    q, k, v = (normal(rng, (T, B, d)) for _ in range(3))
+    k = k / np.linalg.norm(k, axis=-1, keepdims=True)
+    beta, decay = jnp.asarray(rng.random((T, B)), jnp.float32), -jnp.asarray(rng.random((T, B)), jnp.float32)
+    start, resets = normal(rng, (B, d, d)), jnp.asarray(rng.random((T, B)) < 0.2)
+    network = InnerNetwork(d, 1, 1, rngs=nnx.Rngs(0))
+    network.layers[0][...] = jnp.zeros((d, d))
+    loop = InnerLoop(network, attentional_bias("l2", 3.0), 1, 1e6, "gradient")
+    none = jnp.zeros((T, B))
+    if gated:
+        # Gated DeltaNet takes the gradient after it has forgotten, this rule before: other rates and values make up.
+        keep = jnp.exp(decay)
+        steps = Steps(q, k, v / keep[..., None], keep * beta / 2, decay, none, none)
+    else:
+        steps = Steps(q, k, v, beta / 2, none, none, none)
+    state = InnerState((start,), (start,), (), jnp.zeros(B, jnp.int32))
+    last, ys, losses = loop.unroll(state, steps, resets)
+
+    def heads(x):
+        return x[:, :, None]
+
+    log_decay = heads(decay) if gated else None
+    o, s = gated_delta_rule(
+        heads(q), heads(k)[None], heads(v)[None], heads(beta)[None], log_decay, s0=start[:, None], reset=resets
+    )
+    assert_close(ys, o[:, :, 0], 2e-6)
+    assert_close(last.weights[0], s[:, 0], 2e-6)
+    assert losses.shape == (T, B)
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4)])
+def test_newton_schulz_makes_singular_values_alike(shape):
+    x = normal(np.random.default_rng(0), (2, *shape))
+    singular = np.linalg.svd(newton_schulz(jnp.asarray(x)), compute_uv=False)
+    assert singular.min() > 0.6
+    assert singular.max() < 1.3
