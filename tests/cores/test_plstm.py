@@ -17,6 +17,6 @@ def test_the_layer_of_the_authors():
     core = make_core("plstm", xs.shape[-1], rngs=nnx.Rngs(0), heads=2)
     for path, parameter in nnx.to_flat_state(nnx.state(core, nnx.Param)):
         if path != ("norm", "scale"):  # ones, in both
-            parameter[...] = jnp.asarray(NUMBERS[".".join(path)])
+            parameter[...] = jnp.asarray(NUMBERS[".".join(map(str, path))])
     state = core.initial_state(xs.shape[1])
     assert_close(core.unroll(state, jnp.asarray(xs), jnp.zeros(xs.shape[:2], bool))[1], ys, 1e-5)

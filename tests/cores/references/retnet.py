@@ -12,7 +12,8 @@ VARIANTS = [
 
 def reference(config, p, state, xs, resets):
     B, H, K, V = state[0].shape
-    gamma = 1 - 2.0 ** -np.linspace(*config.exponents, H)
+    first, last = config.exponents
+    gamma = 1 - 2.0 ** -np.linspace(first, last, H)
 
     def turn(x, t):
         """Channels 2i and 2i + 1 of x [B, K] are the parts of a complex number; t [B]."""
