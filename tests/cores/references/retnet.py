@@ -28,9 +28,7 @@ def reference(config, p, state, xs, resets):
         for h in range(H):
             key, value = slice(h * K, (h + 1) * K), slice(h * V, (h + 1) * V)
             q_h, k_h = turn(q[:, key], t), turn(k[:, key] / np.sqrt(K), t)
-            S[:, h] = gamma[h] * S[:, h] + k_h[:, :, None] * v[
-                :, None, value
-            ]
+            S[:, h] = gamma[h] * S[:, h] + k_h[:, :, None] * v[:, None, value]
             o[:, h] = layer_normed(np.einsum("bkv,bk->bv", S[:, h], q_h)) * p["norm"]["scale"][h]
         return (S, t + 1), (o.reshape(B, -1) * silu(g)) @ p["output"]["kernel"]
 
