@@ -196,6 +196,7 @@ def cases(platform: str) -> Iterator[Case]:
     yield _attention("gated_linear_attention by channel", 1024, 4, 4, 64, channels=64)
     yield _signed_attention(1024, 4, 4, 64)
     yield _delta_rule(1024, 4, 64)
+    yield _dplr(1024, 4, 2, 64)
     yield _selective_scan(1024, 16, 128, 16)
     yield _cell("gru", 128, 8, 256)
     yield _cell("gru", 1024, 1, 64)
@@ -312,6 +313,33 @@ def _signed_attention(T: int, B: int, H: int, K: int) -> Case:
     size = f"[{T}, {B}, {H}, {K}]"
     contenders = {OURS: contender("auto"), "lax.scan": contender("reference")}
     return Case("signed_linear_attention", size, contenders, flops=18 * T * B * H * K * K)
+
+
+def _dplr(T: int, B: int, H: int, K: int) -> Case:
+    """As RWKV-7 uses it."""
+
+    def contender(backend: str) -> Contender:
+        def make():
+            q, k, v, key = (_normal(seed, T, B, H, K) / K**0.5 for seed in range(4))
+            log_decay = LEAST_LOG_DECAY * jax.nn.sigmoid(_normal(4, T, B, H, K))
+
+            def f(q, k, v, key, log_decay, reset):
+                a, b = -_unit(key), 0.5 * _unit(key)
+                bound = LEAST_LOG_DECAY
+                return kernels.dplr_delta_rule(
+                    q, k, v, a, b, log_decay, reset=reset, least_log_decay=bound, backend=backend
+                )[0]
+
+            return _with_gradients(f, 5), (q, k, v, key, log_decay, _resets(T, B))
+
+        return make
+
+    size = f"[{T}, {B}, {H}, {K}]"
+    contenders = {OURS: contender("auto"), "lax.scan": contender("reference")}
+    return Case("dplr_delta_rule", size, contenders, flops=30 * T * B * H * K * K)
+
+
+LEAST_LOG_DECAY = -0.61  # RWKV-7's
 
 
 def _delta_rule(T: int, B: int, K: int) -> Case:

@@ -58,6 +58,11 @@ CASES = {
         {name: (normal(T, B, 1, K), "TBHK") for name in ("q", "k", "v")}
         | {"beta": (normal(T, B, 1), "TBH"), "s0": (normal(B, 1, K, K), "BHKK")},
     ),
+    "dplr_delta_rule": (
+        functools.partial(kernels.dplr_delta_rule, least_log_decay=-0.6),
+        {name: (normal(T, B, 1, K), "TBHK") for name in ("q", "k", "v", "a", "b")}
+        | {"log_decay": (-0.6 * jax.nn.sigmoid(normal(T, B, 1, K)), "TBHK"), "s0": (normal(B, 1, K, K), "BHKK")},
+    ),
     "signed_linear_attention": (
         kernels.signed_linear_attention,
         {name: (normal(T, B, 1, K), "TBHK") for name in ("q", "k", "v")}
@@ -74,7 +79,7 @@ CASES = {
     ),
 }
 
-WITHOUT_PALLAS = {"signed_linear_attention"}
+WITHOUT_PALLAS = {"dplr_delta_rule", "signed_linear_attention"}
 
 
 def problem(name):

@@ -59,7 +59,7 @@ def test_cells_are_layers_of_the_same_size():
 def test_every_case_of_every_platform_can_be_made():
     names = {case.name.split()[0] for platform in ("cpu", "gpu") for case in bench.cases(platform)}
     kinds = {"linear_scan", "gated_linear_attention", "gated_delta_rule", "selective_scan", "gru_scan", "lstm_scan"}
-    assert names == kinds | {"signed_linear_attention"}
+    assert names == kinds | {"dplr_delta_rule", "signed_linear_attention"}
     assert names == set(kernels.__all__) - {"NewtonOptions"}
 
 
@@ -119,7 +119,7 @@ def test_ours_is_not_left_out():
         (["kernels", "--turns", "0"], "bench: turns is 0, expected at least 1"),
         (
             ["kernels", "--only", "sort"],
-            "bench: only is sort, expected parts of gated_delta_rule",
+            "bench: only is sort, expected parts of dplr_delta_rule",
         ),
         (["kernels", "--out", "nowhere/k.json"], "bench: out is 'nowhere/k.json', expected a file in a folder"),
         (["kernels", "--tuns", "3"], "did you mean '--turns'?"),
