@@ -89,14 +89,15 @@ def _scan_backward(residuals: Any, cotangents: Any) -> Any:
     """The weights' gradients are one product each after the scan."""
     U_f, U_c, before, f, c, resets = residuals
     g, g_last = cotangents
+    to_f, to_c = U_f.T, U_c.T  # here, so that every step reads them in order
 
     def step(flow, now):
         g_t, h, f_t, c_t, reset = now
         d = g_t + flow
         d_c = d * f_t * (1 - c_t * c_t)
-        d_fh = d_c @ U_c.T
+        d_fh = d_c @ to_c
         d_f = (d * (c_t - h) + d_fh * h) * f_t * (1 - f_t)
-        flow = d * (1 - f_t) + d_fh * f_t + d_f @ U_f.T
+        flow = d * (1 - f_t) + d_fh * f_t + d_f @ to_f
         return _keep(reset, flow), (d_f, d_c)
 
     dh0, (d_f, d_c) = lax.scan(step, g_last, (g, before, f, c, resets), reverse=True)

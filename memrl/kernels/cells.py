@@ -172,12 +172,15 @@ def cell_step(cell: Cell, gates: Array, kernel: Array, states: Arrays) -> tuple[
 
 
 def cell_step_backward(
-    cell: Cell, kernel: Array, dstates: Arrays, before: Arrays, after: Arrays, saved: Arrays
+    cell: Cell, transposed: Array, dstates: Arrays, before: Arrays, after: Arrays, saved: Arrays
 ) -> tuple[Arrays, Array, Arrays | None]:
-    """Gradients of the states before a step, of h U, [..., B, G N], and of the gates where they are not the same."""
+    """Gradients of the states before a step, of h U, [..., B, G N], and of the gates where they are not the same.
+
+    It takes U transposed, [G N, N]: transposed before the walk over time, U is read in order at every step.
+    """
     (dh, *rest), dgates, drecurrent = cell.backward(dstates, before, after, saved)
     joined = jnp.concatenate(drecurrent, -1)
-    dh = dh + jnp.dot(joined.astype(kernel.dtype), kernel.T, preferred_element_type=joined.dtype)
+    dh = dh + jnp.dot(joined.astype(transposed.dtype), transposed, preferred_element_type=joined.dtype)
     return (dh, *rest), joined, None if cell.one_sum else dgates
 
 
@@ -208,11 +211,11 @@ def _sequential(gates, kernel, reset, *states, cell, save):
 
 
 def _sequential_backward(gates, kernel, reset, states, after, saved, g, g_last, *, cell):
-    before = before_each_step(reset, states, after)
+    before, transposed = before_each_step(reset, states, after), kernel.T
 
     def backward(dstates, inputs):
         g_t, reset_t, *rest = inputs
-        dstates, drecurrent, dgates = cell_step_backward(cell, kernel, (g_t + dstates[0], *dstates[1:]), *rest)
+        dstates, drecurrent, dgates = cell_step_backward(cell, transposed, (g_t + dstates[0], *dstates[1:]), *rest)
         return keep(reset_t, dstates), (drecurrent, dgates)
 
     dstates, gradients = lax.scan(backward, g_last, (g, reset, before, after, saved), reverse=True)

@@ -89,11 +89,12 @@ def _newton_backward(cell, options, residuals, cotangents):
     before = before_each_step(reset, states, after)
     after, saved = cell_step(cell, gates, kernel, before)
     diagonal = _jacobian_diagonal(cell, kernel, before, after, saved)
+    transposed = kernel.T
 
     def back(reset, g, later, *values):
         """What a step, or each of many, hands on, and the gradients of its gates."""
         dh, *rest = _states(cell, later)
-        dstates, drecurrent, dgates = cell_step_backward(cell, kernel, (g + dh, *rest), *values)
+        dstates, drecurrent, dgates = cell_step_backward(cell, transposed, (g + dh, *rest), *values)
         return _joined(keep(reset, dstates)), drecurrent, dgates
 
     def one_by_one():
