@@ -9,7 +9,8 @@ that is done is not trained again and one that was cut off goes on, so that the 
 done; one that fails is named at the end, and the others go on. `--table` also writes the table as Markdown, and a
 picture of each task's curves beside it.
 
-The second part is associative recall at three sizes of state instead of one number of parameters.
+The second part, `recall_by_state`, is recall of eight pairs by memories that are matrices, with keys of several widths:
+the state grows with the keys, and the number of parameters stays.
 """
 
 import concurrent.futures
@@ -35,8 +36,10 @@ from memrl.runner.pictures import curve_from_metrics, learning_curve
 
 CONFIGS = Path(__file__).parent / "tasks"
 TASKS = ("repeat_previous", "tmaze", "associative_recall", "position_only_cartpole", "parity")
-STATES = ("1KiB", "4KiB", "16KiB")
-MATRIX_STATES = ("deltanet", "gated_deltanet", "gla", "mamba2", "retnet")
+EVERY = (*TASKS, "recall_by_state")
+KEY_WIDTHS = (4, 8, 16, 32)
+WITH_KEYS = ("deltanet", "gated_deltanet", "gla", "hgrn2", "retnet")
+PAIRS = ("--env.num-pairs", "8", "--env.num-queries", "8", "--env.vocab-size", "32", "--chance-return", "0.0625")
 # A gated memory unit reads another layer's memory.
 ALONE = tuple("s5,gmu" if name == "gmu" else name for name in list_cores())
 
@@ -47,7 +50,7 @@ class Options:
 
     out: Path
     """Folder of all runs."""
-    tasks: tuple[str, ...] = (*TASKS, "recall_by_state")
+    tasks: tuple[str, ...] = EVERY
     """Names of tasks."""
     cores: tuple[str, ...] = ()
     """Names of cores, all when not given."""
@@ -79,10 +82,12 @@ class Cell(NamedTuple):
 
 def main(options: Options) -> None:
     """Trains what is not done yet and prints the table."""
+    check_options(options)
     cells = [cell for task in options.tasks for cell in cells_of(task, options)]
     failed = train_all(cells, options)
-    results = {cell: result_of(options.out / cell.folder) for cell in cells}
-    Console(width=30 + 22 * len(options.tasks)).print(table(results))
+    missing = {cell for cell, _ in failed}
+    results = {cell: None if cell in missing else result_of(options.out / cell.folder) for cell in cells}
+    Console(width=30 + 26 * len({cell.task for cell in cells})).print(table(results))
     if options.table:
         write_table(options.table, results, options)
     for cell, message in failed:
@@ -90,27 +95,49 @@ def main(options: Options) -> None:
     sys.exit(1 if failed else 0)
 
 
+def check_options(options: Options) -> None:
+    """Ends the program with one line for a name that is not known, or a place where nothing can be written."""
+    mistakes = [f"task {name!r}, expected one of {', '.join(EVERY)}" for name in options.tasks if name not in EVERY]
+    mistakes += [f"core {name!r}, expected one of {', '.join(ALONE)}" for name in options.cores if name not in ALONE]
+    mistakes += [f"jobs is {options.jobs}, expected at least 1"] * (options.jobs < 1)
+    if options.table and not options.table.parent.is_dir():
+        mistakes.append(f"table is {options.table}, expected a file in a folder that exists")
+    if mistakes:
+        print(f"learning: {mistakes[0]}", file=sys.stderr)
+        sys.exit(2)
+
+
 def cells_of(task: str, options: Options) -> list[Cell]:
-    """A cell for each core; in the last part for each core and size of state."""
-    if task == "recall_by_state":
-        cores = [core for core in MATRIX_STATES if core in (options.cores or MATRIX_STATES)]
-        more = ("--env.num-pairs", "8", "--env.num-queries", "8", "--env.vocab-size", "32")
-        return [
-            Cell(f"recall_at_{state}", core, "associative_recall.py", ("--match", f"state={state}", *more))
-            for state in STATES
-            for core in cores
-        ]
+    """A cell for each core; in the second part for each width of keys and core."""
     match = ("--match", f"parameters={options.parameters}")
+    if task == "recall_by_state":
+        return [
+            Cell(
+                f"recall_keys_of_{width}",
+                core,
+                "associative_recall.py",
+                (*match, *PAIRS, "--core.key-width", str(width)),
+            )
+            for width in KEY_WIDTHS
+            for core in WITH_KEYS
+            if core in (options.cores or WITH_KEYS)
+        ]
     return [Cell(task, core, f"{task}.py", match) for core in options.cores or ALONE]
 
 
 def train_all(cells: Sequence[Cell], options: Options) -> list[tuple[Cell, str]]:
     """Trains the cells that are not done, some at a time; returns those that failed, with what they said last."""
-    left = [cell for cell in cells if not (options.out / cell.folder / "evaluation.json").exists()]
+    done_before = [cell for cell in cells if (options.out / cell.folder / "evaluation.json").exists()]
+    left = [cell for cell in cells if cell not in done_before]
     processors: queue.SimpleQueue[int] = queue.SimpleQueue()
     for processor in sorted(os.sched_getaffinity(0)):
         processors.put(processor)
     failed, done, started = [], 0, time.monotonic()
+    for cell in done_before:
+        config = json.loads((options.out / cell.folder / "config.json").read_text())
+        if (config["seeds"], config["total_steps"]) != (options.seeds, options.total_steps):
+            message = f"{options.out / cell.folder} has {config['seeds']} seeds of {config['total_steps']:,} steps"
+            failed.append((cell, f"{message}, expected {options.seeds} of {options.total_steps:,}"))
 
     def work(cell: Cell) -> str | None:
         processor = processors.get()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from ppo import Worker
+from processes import Worker
 from rich.console import Console
 from rich.table import Table
 

@@ -12,8 +12,6 @@ Left out: rates for each channel; a hidden layer 4 times as wide (here 2).
 import dataclasses
 from typing import ClassVar
 
-from flax import nnx
-
 from memrl.cores.inner_loop import Optimiser, Retention
 from memrl.cores.inner_network import Bias
 from memrl.cores.neural_memory import NeuralMemory, NeuralMemoryConfig
@@ -37,6 +35,3 @@ class MonetaConfig(NeuralMemoryConfig):
 
 class Moneta(NeuralMemory):
     """Moneta; for its state see `NeuralMemory`."""
-
-    def __init__(self, features: int, config: MonetaConfig = MonetaConfig(), *, rngs: nnx.Rngs):
-        super().__init__(features, config, rngs=rngs)

@@ -14,8 +14,6 @@ the learnt factor for each place in a mini-batch.
 import dataclasses
 from typing import ClassVar
 
-from flax import nnx
-
 from memrl.cores.inner_loop import Optimiser, Retention
 from memrl.cores.neural_memory import NeuralMemory, NeuralMemoryConfig
 
@@ -42,6 +40,3 @@ class TTTLinearConfig(NeuralMemoryConfig):
 
 class TTTLinear(NeuralMemory):
     """TTT-Linear; for its state see `NeuralMemory`."""
-
-    def __init__(self, features: int, config: TTTLinearConfig = TTTLinearConfig(), *, rngs: nnx.Rngs):
-        super().__init__(features, config, rngs=rngs)

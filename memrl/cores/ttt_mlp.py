@@ -9,8 +9,6 @@ times as wide as the memory (`expansion`), here it is twice.
 import dataclasses
 from typing import ClassVar
 
-from flax import nnx
-
 from memrl.cores.inner_loop import Optimiser, Retention
 from memrl.cores.neural_memory import NeuralMemory, NeuralMemoryConfig
 
@@ -35,6 +33,3 @@ class TTTMLPConfig(NeuralMemoryConfig):
 
 class TTTMLP(NeuralMemory):
     """TTT-MLP; for its state see `NeuralMemory`."""
-
-    def __init__(self, features: int, config: TTTMLPConfig = TTTMLPConfig(), *, rngs: nnx.Rngs):
-        super().__init__(features, config, rngs=rngs)

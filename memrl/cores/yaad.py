@@ -13,8 +13,6 @@ Left out: rates and thresholds for each channel; a hidden layer 4 times as wide 
 import dataclasses
 from typing import ClassVar
 
-from flax import nnx
-
 from memrl.cores.inner_loop import Optimiser
 from memrl.cores.inner_network import Bias
 from memrl.cores.neural_memory import NeuralMemory, NeuralMemoryConfig
@@ -36,6 +34,3 @@ class YaadConfig(NeuralMemoryConfig):
 
 class Yaad(NeuralMemory):
     """Yaad; for its state see `NeuralMemory`."""
-
-    def __init__(self, features: int, config: YaadConfig = YaadConfig(), *, rngs: nnx.Rngs):
-        super().__init__(features, config, rngs=rngs)

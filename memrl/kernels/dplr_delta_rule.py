@@ -123,7 +123,7 @@ def _reference(q, k, v, a, b, log_decay, s0, reset):
 def _chunked(q, k, v, a, b, log_decay, s0, reset, *, chunk_size):
     """One chunk after another; differentiation keeps the states between them, and computes each chunk again.
 
-    On 2 CPU cores that takes less time than all chunks at once, and a third of the memory.
+    On 2 CPU cores that takes less time than all chunks at once, and 0.4 to 0.6 of the memory.
     """
     T = q.shape[0]
     q, k, v, a, b, log_decay = (to_chunks(x, chunk_size) for x in (q, k, v, a, b, log_decay))
@@ -147,8 +147,8 @@ def _chunk(s, inputs):
     scores = jnp.where(seen, reads @ jnp.swapaxes(keys, -1, -2), 0)  # [B, H, 2 C, 2 C]
 
     from_state = jnp.where(_twice(parts.carried, -1)[..., None], reads, 0) @ s
-    o, read = jnp.split(from_state + scores[..., :C] @ v, 2, -2)
-    u = inverse_of_unit_lower(-scores[..., C:, C:]) @ read
+    o, given = jnp.split(from_state + scores[..., :C] @ v, 2, -2)
+    u = inverse_of_unit_lower(-scores[..., C:, C:]) @ given
     o = o + scores[..., :C, C:] @ u
 
     written = jnp.where(_twice(parts.last, -1)[..., None], keys * total, 0)
