@@ -1,6 +1,6 @@
 """Reinforcement learning with recurrent memory, end to end in JAX."""
 
-from memrl.agents import PPOConfig, list_agents
+from memrl.agents import GRPOConfig, PPOConfig, list_agents
 from memrl.cores import (
     AarenConfig,
     CoreConfig,
@@ -59,6 +59,7 @@ __all__ = [
     "FFMConfig",
     "GLAConfig",
     "GMUConfig",
+    "GRPOConfig",
     "GRUConfig",
     "GTrXLConfig",
     "GatedDeltaNetConfig",

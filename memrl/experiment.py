@@ -15,6 +15,7 @@ from memrl.cores import CORES, CoreConfig, GRUConfig, core_name
 from memrl.envs import make_env
 from memrl.envs.meta.projection import RandomProjection
 from memrl.envs.meta.trials import Trials
+from memrl.envs.shared_starts import SharedStarts
 from memrl.envs.wrappers import PreviousStep
 from memrl.errors import check
 from memrl.networks import ActorCritic, NetworkConfig
@@ -135,7 +136,9 @@ def assemble(experiment: Experiment) -> Assembly:
     env, env_params = make_environment(experiment)
     make_network = network_maker(experiment, env, env_params)
     spec = AGENTS[agent_name(experiment.agent)]
-    agent = spec.agent(env, env_params, make_network, experiment.agent, experiment.num_updates)
+    shared = experiment.agent.shared
+    agent_env = env if shared == "nothing" else SharedStarts(env, shared_noise=shared == "chance")
+    agent = spec.agent(agent_env, env_params, make_network, experiment.agent, experiment.num_updates)
     return Assembly(env, env_params, agent)
 
 
@@ -159,7 +162,8 @@ def network_maker(experiment: Experiment, env: Any, env_params: Any) -> Callable
     spaces = env.observation_space(env_params), env.action_space(env_params)
 
     def make_network(rngs: nnx.Rngs) -> ActorCritic:
-        return ActorCritic(*spaces, experiment.cores, experiment.network, rngs=rngs)
+        critic = experiment.agent.needs_values
+        return ActorCritic(*spaces, experiment.cores, experiment.network, critic=critic, rngs=rngs)
 
     return make_network
 

@@ -33,11 +33,11 @@ class Transition(NamedTuple):
     reset: Array  # [B] bool, observation is the first of its episode
     action: Array  # [B, ...]
     log_prob: Array  # [B] of action under the policy that took it
-    value: Array  # [B] V(observation)
+    value: Any  # [B] V(observation); None of an agent without a critic
     reward: Array  # [B]
     terminated: Array  # [B] bool, the episode ended: nothing follows
     truncated: Array  # [B] bool, the episode was cut: it would have gone on
-    final_value: Array  # [B] V(final observation) where truncated, elsewhere 0
+    final_value: Any  # [B] V(final observation) where truncated, elsewhere 0; or None
 
 
 class Trajectory(NamedTuple):
@@ -45,4 +45,4 @@ class Trajectory(NamedTuple):
 
     transitions: Transition  # leaves [T, B, ...]
     chunk_states: State  # leaves [T / C, B, ...]: recurrent state before each chunk of C steps
-    last_value: Array  # [B] V(what follows the last step), where its episode goes on
+    last_value: Any  # [B] V(what follows the last step), where its episode goes on; or None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from memrl.agents.base import Agent, AgentConfig
+from memrl.agents.grpo import GRPO, GRPOConfig
 from memrl.agents.ppo import PPO, PPOConfig
 from memrl.errors import MemrlError
 from memrl.registry import Registry
@@ -18,6 +19,7 @@ class AgentSpec(NamedTuple):
 
 AGENTS: Registry[AgentSpec] = Registry("agent")
 AGENTS.register("ppo", AgentSpec(PPO, PPOConfig))
+AGENTS.register("grpo", AgentSpec(GRPO, GRPOConfig))
 
 
 def list_agents() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What an agent is."""
 
 import dataclasses
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from memrl.config import Config
 from memrl.networks import ActorCritic
@@ -14,10 +14,19 @@ class AgentConfig(Config):
 
     owner: ClassVar[str] = "agent"
 
+    needs_values: ClassVar[bool] = True
+    """Whether the network is to have a critic."""
+
     num_envs: int = 64
     """Number B of environments that run side by side."""
     num_steps: int = 128
     """Steps T that each environment takes between two updates."""
+
+    @property
+    def shared(self) -> Literal["nothing", "starts", "chance"]:
+        """What environments have in common that are reset with the same key: the starts of all their episodes; or with
+        `chance` also what the environment draws in its steps."""
+        return "nothing"
 
     @property
     def steps_per_update(self) -> int:

@@ -6,9 +6,7 @@ sequence is an environment's T steps, or with `chunk_length` a contiguous part o
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +14,26 @@ import optax
 from flax import nnx
 from jax import lax
 
-from memrl.agents.base import AgentConfig
-from memrl.agents.normaliser import Moments, init_moments, normalise, update_moments
-from memrl.agents.parameters import descend, flatten
+from memrl.agents.normaliser import Moments, init_moments, update_moments
+from memrl.agents.parameters import flatten
+from memrl.agents.policy_gradient import (
+    PolicyGradientAgent,
+    PolicyGradientConfig,
+    approximate_kl,
+    clipped_policy_loss,
+)
 from memrl.agents.returns import Advantages, generalised_advantages
 from memrl.agents.rollout import Episodes, Rollout, collect, init_rollout, to_sequences
 from memrl.errors import check
-from memrl.networks import ActorCritic
-from memrl.types import Array, Key, Observation, State, Trajectory, Transition
+from memrl.types import Array, Key, State, Trajectory, Transition
 
 
 @dataclasses.dataclass(frozen=True)
-class PPOConfig(AgentConfig):
+class PPOConfig(PolicyGradientConfig):
     """Hyperparameters of PPO."""
 
     owner: ClassVar[str] = "ppo"
 
-    epochs: int = 4
-    """Passes over each rollout."""
-    minibatches: int = 8
-    """Gradient steps per epoch."""
     chunk_length: int | None = None
     """Length C of the sequences that minibatches are made of; a divisor of num_steps, all of it when not given."""
     discount: float = 0.99
@@ -48,36 +46,14 @@ class PPOConfig(AgentConfig):
     """How far the value may move from the rollout's; not limited when not given."""
     value_weight: float = 0.5
     """Weight of the value loss."""
-    entropy_weight: float = 0.01
-    """Weight of the entropy bonus."""
     normalise_advantages: bool = True
     """Whether each minibatch's advantages are brought to mean 0 and deviation 1."""
-    learning_rate: float = 3e-4
-    """Adam's step size, the highest of the schedule."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls to zero over the run."""
-    warmup: float = 0.0
-    """Fraction of the run during which the learning rate rises from zero."""
-    max_gradient_norm: float = 0.5
-    """Gradients longer than this are scaled back."""
-    adam_epsilon: float = 1e-5
-    """Adam's epsilon."""
-    adam_beta1: float = 0.9
-    """Decay of Adam's mean of gradients."""
-    adam_beta2: float = 0.999
-    """Decay of Adam's mean of squared gradients; a solved policy meets rare large gradients, which move it too far when
-    this is much slower than `adam_beta1`. On T-maze 0.99 for both makes that collapse rare; it does not rule it out."""
-    target_kl: float | None = None
-    """An update ends after the first gradient step whose approximate KL divergence exceeds this."""
-    normalise_observations: bool = False
-    """Whether observations are brought to running mean 0 and deviation 1."""
     normalise_rewards: bool = False
     """Whether rewards are divided by the running deviation of the discounted return."""
 
     def check(self) -> None:
         """Raises `MemrlError` for impossible sizes and values out of range."""
-        for name in ("num_envs", "num_steps", "epochs", "minibatches"):
-            check(getattr(self, name) >= 1, f"ppo: {name} is {getattr(self, name)}, expected at least 1")
+        super().check()
         length = self.num_steps if self.chunk_length is None else self.chunk_length
         check(
             1 <= length <= self.num_steps and self.num_steps % length == 0,
@@ -89,14 +65,8 @@ class PPOConfig(AgentConfig):
             f"ppo: minibatches is {self.minibatches}, expected a divisor of the {sequences} sequences of a rollout "
             f"({self.num_envs} environments x {self.num_steps // length} chunks)",
         )
-        for name in ("discount", "trace"):
-            value = getattr(self, name)
-            check(0 <= value <= 1, f"ppo: {name} is {value}, expected between 0 and 1")
-        for name in ("adam_beta1", "adam_beta2"):
-            value = getattr(self, name)
-            check(0 <= value < 1, f"ppo: {name} is {value}, expected at least 0 and less than 1")
-        self.check_positive("clip", "learning_rate", "max_gradient_norm", "adam_epsilon", "value_clip", "target_kl")
-        check(0 <= self.warmup < 1, f"ppo: warmup is {self.warmup}, expected at least 0 and less than 1")
+        self.check_fraction("discount", "trace")
+        self.check_positive("clip", "value_clip")
 
     @property
     def sequence_length(self) -> int:
@@ -147,29 +117,16 @@ class Losses(NamedTuple):
     clip_fraction: Array
 
 
-class GradientStep(NamedTuple):
-    """What a gradient step reports, scalars, and sums of them."""
-
-    losses: Losses
-    gradient_norm: Array
-    nonfinite: Array  # 1 where loss or gradient is NaN or infinite
-    steps: Array  # 1
-
-
 @dataclasses.dataclass(frozen=True)
-class PPO:
+class PPO(PolicyGradientAgent):
     """PPO on one environment; see `memrl.agents.base.Agent`."""
 
-    env: Any  # a gymnax environment, stepped under vmap
-    env_params: Any
-    make_network: Callable[[nnx.Rngs], ActorCritic]
     config: PPOConfig
-    num_updates: int  # of the whole run, over which schedules run
 
     def init(self, key: Key) -> TrainState:
         """The train state before the first update: new parameters and environments, from `key`."""
         params_key, env_key, run_key = jax.random.split(key, 3)
-        graphdef, params = self._init_network(params_key)
+        graphdef, params = self.init_network(params_key)
         network = nnx.merge(graphdef, params)
         rollout = init_rollout(self.env, self.env_params, network, self.config.num_envs, env_key)
         one_observation = jax.tree.map(lambda x: x[0], rollout.observation)
@@ -202,7 +159,13 @@ class PPO:
             config.trace,
         )
         batch = make_batch(trajectory, advantages, config.sequence_length)
-        params, optimiser, losses = self._learn(state, batch, shuffle_key)
+
+        def loss(params: nnx.State, chosen: Array) -> tuple[Array, Losses]:
+            return self._loss(params, state, select(batch, chosen))
+
+        nothing = Losses(*[jnp.float32(0)] * len(Losses._fields))
+        sequences = config.minibatches * config.sequences_per_minibatch
+        params, optimiser, losses = self.learn(state, loss, sequences, shuffle_key, nothing)
         observations = state.observations
         if observations is not None:  # only now, so that the replay saw what the rollout saw
             observations = update_moments(observations, transitions.observation, batch_axes=2)
@@ -229,41 +192,6 @@ class PPO:
             self.config.sequence_length,
         )
 
-    def network(self, state: TrainState) -> ActorCritic:
-        """The network with the state's parameters."""
-        graphdef, _ = jax.eval_shape(self._init_network, state.key)
-        return nnx.merge(graphdef, state.params)
-
-    def see(self, state: TrainState, observation: Observation) -> Observation:
-        """What the network sees of an observation [..., *shape]: its normalisation, if any."""
-        return observation if state.observations is None else normalise(state.observations, observation)
-
-    @functools.cached_property
-    def _init_network(self) -> Callable[[Key], tuple[nnx.GraphDef[ActorCritic], nnx.State]]:
-        """The network's structure and new parameters; jitted, so that it is traced only once."""
-        return jax.jit(lambda key: nnx.split(self.make_network(nnx.Rngs(key))))
-
-    @functools.cached_property
-    def optimiser(self) -> optax.GradientTransformation:
-        """Clipping and Adam on a flat vector, of step size 1: the learning rate belongs to the update."""
-        return optax.chain(
-            optax.clip_by_global_norm(self.config.max_gradient_norm),
-            optax.scale_by_adam(self.config.adam_beta1, self.config.adam_beta2, self.config.adam_epsilon),
-        )
-
-    def learning_rate(self, update: Array) -> Array:
-        """The step size of an update."""
-        config = self.config
-        warmup = config.warmup * self.num_updates
-        rest = (update - warmup) / max(1.0, self.num_updates - warmup)
-        fall = {
-            "constant": jnp.ones_like(rest),
-            "linear": 1 - rest,
-            "cosine": 0.5 + 0.5 * jnp.cos(jnp.pi * rest),
-        }[config.schedule]
-        rise = jnp.minimum(1, (update + 1) / max(1.0, warmup))
-        return config.learning_rate * jnp.where(update < warmup, rise, fall)
-
     def _scale_rewards(
         self, returns: ReturnMoments | None, transitions: Transition
     ) -> tuple[Array, ReturnMoments | None]:
@@ -281,40 +209,6 @@ class PPO:
         moments = update_moments(returns.moments, seen, batch_axes=2)
         scaled = transitions.reward * lax.rsqrt(moments.variance + 1e-8)
         return jnp.clip(scaled, -10, 10), ReturnMoments(running, moments)
-
-    def _learn(self, state: TrainState, batch: Batch, key: Key) -> tuple[nnx.State, optax.OptState, dict[str, Array]]:
-        """All epochs' gradient steps; the losses are means over those that were taken."""
-        config = self.config
-        sequences = config.minibatches * config.sequences_per_minibatch
-        # A sort of random bits is a permutation, and compiles in a fraction of jax.random.permutation's time.
-        orders = jnp.argsort(jax.random.bits(key, (config.epochs, sequences)), axis=-1)
-        minibatches = orders.reshape(config.epochs * config.minibatches, -1)
-        learning_rate = self.learning_rate(state.update)
-
-        def gradient_step(carry, chosen):
-            params, optimiser, _, totals = carry
-            gradient, losses = jax.grad(self._loss, has_aux=True)(params, state, select(batch, chosen))
-            gradient = flatten(gradient)
-            norm = jnp.linalg.norm(gradient)  # shares its kernels with the clipping in `optimiser`
-            direction, optimiser = self.optimiser.update(gradient, optimiser)
-            params = descend(params, direction, learning_rate)
-            nonfinite = ~(jnp.isfinite(losses.loss) & jnp.isfinite(norm))
-            stop = False if config.target_kl is None else losses.approximate_kl > config.target_kl
-            report = GradientStep(losses, norm, nonfinite.astype(jnp.float32), jnp.float32(1))
-            return params, optimiser, jnp.asarray(stop), jax.tree.map(jnp.add, totals, report)
-
-        def step(carry, chosen):
-            if config.target_kl is None:
-                return gradient_step(carry, chosen), None
-            return lax.cond(carry[2], lambda c, _: c, gradient_step, carry, chosen), None
-
-        zero = jnp.float32(0)
-        nothing = GradientStep(Losses(*[zero] * len(Losses._fields)), zero, zero, zero)
-        start = (state.params, state.optimiser, jnp.asarray(False), nothing)
-        (params, optimiser, _, totals), _ = lax.scan(step, start, minibatches)
-        means = totals.losses._asdict() | {"gradient_norm": totals.gradient_norm}
-        means = {name: total / totals.steps for name, total in means.items()}
-        return params, optimiser, means | {"gradient_steps": totals.steps, "nonfinite_steps": totals.nonfinite}
 
     def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, Losses]:
         """PPO's loss on a batch of sequences, replayed from their starting states."""
@@ -338,15 +232,9 @@ class PPO:
             policy_loss=policy_loss,
             value_loss=value_loss,
             entropy=entropy,
-            approximate_kl=jnp.mean(jnp.expm1(log_ratio) - log_ratio),
+            approximate_kl=approximate_kl(log_ratio).mean(),
             clip_fraction=jnp.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip),
         )
-
-
-def clipped_policy_loss(log_ratio: Array, advantage: Array, clip: float) -> Array:
-    """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), elementwise (Schulman et al. 2017, equation 7)."""
-    ratio = jnp.exp(log_ratio)
-    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
 
 
 def clipped_value_loss(value: Array, old_value: Array, target: Array, clip: float | None) -> Array:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import distrax
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -30,9 +31,12 @@ class Episodes(NamedTuple):
     mean_length: Array  # [] NaN when none ended
 
 
-def init_rollout(env: Any, env_params: Any, network: ActorCritic, num_envs: int, key: Key) -> Rollout:
-    """B environments at the start of their first episodes."""
-    observation, environment = jax.vmap(env.reset, (0, None))(environment_keys(key, num_envs), env_params)
+def init_rollout(
+    env: Any, env_params: Any, network: ActorCritic, num_envs: int, key: Key, group_size: int = 1
+) -> Rollout:
+    """B environments at the start of their first episodes; those of a group, side by side, are reset with one key."""
+    keys = environment_keys(key, num_envs, group_size)
+    observation, environment = jax.vmap(env.reset, (0, None))(keys, env_params)
     return Rollout(
         environment,
         observation,
@@ -52,6 +56,7 @@ def collect(
     key: Key,
     num_steps: int,
     chunk_length: int,
+    choose: Callable[[Rollout, distrax.Distribution, Key], Array] | None = None,
 ) -> tuple[Rollout, Trajectory, Episodes]:
     """Takes `num_steps` steps in every environment.
 
@@ -64,14 +69,16 @@ def collect(
         key: each environment's randomness derives from its index, so that results do not depend on how B is split.
         num_steps: T.
         chunk_length: C, a divisor of T; the memory's state is kept at the start of each chunk.
+        choose: the actions [B, ...], of where the environments are, their policies and keys [B]; drawn from the
+            policies when not given.
     """
     num_envs = rollout.reset.shape[0]
 
-    def step(carry: tuple[Rollout, Array], inputs: tuple[Array, Key]):
+    def step(carry: tuple[Rollout, Array | None], inputs: tuple[Array, Key]):
         t, (action_keys, env_keys) = inputs
         rollout, _ = carry
         memory, output = network.step(rollout.memory, see(rollout.observation), rollout.reset)
-        action = jax.vmap(lambda policy, k: policy.sample(seed=k))(output.policy, action_keys)
+        action = (choose or sample)(rollout, output.policy, action_keys)
         observation, environment, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
             env_keys, rollout.environment, network.environment_action(action), env_params
         )
@@ -81,9 +88,11 @@ def collect(
             following = see(info["final_observation"])
             return network.step(memory, following, jnp.zeros(num_envs, bool))[1].value
 
-        # Where the rollout ends, every episode that goes on is cut in the same way as by truncation.
-        wanted = any_of_all_seeds(truncated) | (t == num_steps - 1)
-        next_value = lax.cond(wanted, value_of_what_follows, lambda: jnp.zeros(num_envs))
+        next_value = None
+        if output.value is not None:
+            # Where the rollout ends, every episode that goes on is cut in the same way as by truncation.
+            wanted = any_of_all_seeds(truncated) | (t == num_steps - 1)
+            next_value = lax.cond(wanted, value_of_what_follows, lambda: jnp.zeros(num_envs))
         transition = Transition(
             observation=rollout.observation,
             reset=rollout.reset,
@@ -93,7 +102,7 @@ def collect(
             reward=reward,
             terminated=terminated,
             truncated=truncated,
-            final_value=jnp.where(truncated, next_value, 0),
+            final_value=None if next_value is None else jnp.where(truncated, next_value, 0),
         )
         done = terminated | truncated
         episode_return, episode_length = rollout.episode_return + reward, rollout.episode_length + 1
@@ -107,22 +116,29 @@ def collect(
         )
         return (rollout, next_value), (transition, episode_return, episode_length)
 
-    def chunk(carry: tuple[Rollout, Array], inputs: tuple[Array, Key]):
+    def chunk(carry: tuple[Rollout, Array | None], inputs: tuple[Array, Key]):
         start = carry[0].memory
         carry, steps = lax.scan(step, carry, inputs)
         return carry, (start, steps)
 
     inputs = jnp.arange(num_steps), _step_keys(key, num_steps, num_envs)
     inputs = jax.tree.map(lambda x: x.reshape(-1, chunk_length, *x.shape[1:]), inputs)
-    (rollout, last_value), (chunk_states, steps) = lax.scan(chunk, (rollout, jnp.zeros(num_envs)), inputs)
+    no_value = None if network.value is None else jnp.zeros(num_envs)
+    (rollout, last_value), (chunk_states, steps) = lax.scan(chunk, (rollout, no_value), inputs)
     transitions, returns, lengths = jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), steps)
     trajectory = Trajectory(transitions, chunk_states, last_value)
     return rollout, trajectory, _ended(transitions.terminated | transitions.truncated, returns, lengths)
 
 
-def environment_keys(key: Key, num_envs: int) -> Key:
-    """A key per environment, [B], derived from the environment's index."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_envs))
+def sample(rollout: Rollout, policy: distrax.Distribution, keys: Key) -> Array:
+    """Actions [B, ...] from the policies of B environments."""
+    del rollout
+    return jax.vmap(lambda one, key: one.sample(seed=key))(policy, keys)
+
+
+def environment_keys(key: Key, num_envs: int, group_size: int = 1) -> Key:
+    """A key per environment, [B], derived from the environment's index, or from that of its group."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_envs) // group_size)
 
 
 def _step_keys(key: Key, num_steps: int, num_envs: int) -> Key:

@@ -69,6 +69,10 @@ class Task:
     costly_reset: ClassVar[bool] = False
     """Whether a reset costs much more than a step. If so, only the environments whose episode has ended are reset,
     rather than all of them on every step; if not, that is the slower way."""
+    on_host: ClassVar[bool] = False
+    """Whether the copies live outside of the compiled program."""
+    answer_actions: ClassVar[tuple[int, ...]] = ()
+    """The actions that end the episode with an answer, at any time, if the task has such and others to wait with."""
 
     @property
     def name(self) -> str:

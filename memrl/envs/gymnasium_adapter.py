@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import jax
@@ -47,6 +47,8 @@ class HostState:
 @dataclass(frozen=True)
 class GymnasiumAdapter(Task):
     """A Gymnasium environment; the time limit is its registered one, unless options say otherwise."""
+
+    on_host: ClassVar[bool] = True
 
     gymnasium_id: str
     max_steps_in_episode: int  # INT32_MAX where Gymnasium sets no limit

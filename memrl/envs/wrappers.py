@@ -32,6 +32,11 @@ class Wrapper:
         """The inner environment's params."""
         return self.env.default_params
 
+    @property
+    def answer_actions(self) -> tuple[int, ...]:
+        """The inner environment's; see `memrl.envs.base.Task`."""
+        return getattr(self.env, "answer_actions", ())
+
     def observation_space(self, params: EnvParams) -> Space:
         """The inner environment's observation space."""
         return self.env.observation_space(params)
@@ -50,6 +55,13 @@ class Wrapper:
 
     def _or_default(self, params: EnvParams) -> EnvParams:
         return self.default_params if params is None else params
+
+
+def unwrapped(env: Environment) -> Environment:
+    """The environment inside all wrappers."""
+    while isinstance(env, Wrapper):
+        env = env.env
+    return env
 
 
 class StatisticsState(NamedTuple):

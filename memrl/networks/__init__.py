@@ -1,6 +1,7 @@
 """Networks: encoders, the residual stack round a core, heads, and the actor-critic made of them."""
 
 from memrl.networks.actor_critic import ActorCritic, NetworkConfig, Output
+from memrl.networks.shared_prefix import rows_alike, unroll_groups
 from memrl.networks.stack import MemoryStack, StackConfig
 
-__all__ = ["ActorCritic", "MemoryStack", "NetworkConfig", "Output", "StackConfig"]
+__all__ = ["ActorCritic", "MemoryStack", "NetworkConfig", "Output", "StackConfig", "rows_alike", "unroll_groups"]

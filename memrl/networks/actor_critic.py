@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import distrax
 from flax import nnx
@@ -55,11 +55,14 @@ class Output(NamedTuple):
     """What the network says of an observation."""
 
     policy: distrax.Distribution  # batch shape [...]
-    value: Array  # [...]
+    value: Any  # [...]; None of a network without a critic
 
 
 class ActorCritic(nnx.Module):
-    """Policy and value on top of one memory, or of one each; the state is that of the memory, or of both."""
+    """Policy and value on top of one memory, or of one each; the state is that of the memory, or of both.
+
+    Without `critic` there is no value.
+    """
 
     def __init__(
         self,
@@ -68,14 +71,16 @@ class ActorCritic(nnx.Module):
         cores: Sequence[CoreConfig],
         config: NetworkConfig = NetworkConfig(),
         *,
+        critic: bool = True,
         rngs: nnx.Rngs,
     ):
-        self.actor = Torso(observation_space, cores, config, rngs=rngs)
         separate = config.critic == "separate"
+        check(critic or not separate, "network: critic is 'separate', expected 'shared': the agent learns no values")
+        self.actor = Torso(observation_space, cores, config, rngs=rngs)
         self.critic = Torso(observation_space, cores, config, rngs=rngs) if separate else None
         heads = (config.features, config.head_sizes, config.activation)
         self.policy = PolicyHead(action_space, *heads, rngs=rngs)
-        self.value = ValueHead(*heads, rngs=rngs)
+        self.value = ValueHead(*heads, rngs=rngs) if critic else None
 
     def initial_state(self, batch_size: int) -> State:
         """The recurrent state at the start of an episode, leaves [B, ...]."""
@@ -97,7 +102,8 @@ class ActorCritic(nnx.Module):
     def _apply(self, mode: str, state: State, observation: Observation, reset: Array) -> tuple[State, Output]:
         actor_state, features = self.actor.run(mode, state[0], observation, reset)
         if self.critic is None:
-            return (actor_state,), Output(self.policy(features), self.value(features))
+            return (actor_state,), Output(self.policy(features), self.value(features) if self.value else None)
+        assert self.value is not None
         critic_state, critic_features = self.critic.run(mode, state[1], observation, reset)
         return (actor_state, critic_state), Output(self.policy(features), self.value(critic_features))
 

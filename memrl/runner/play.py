@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from memrl.envs import make_env
+from memrl.envs.wrappers import unwrapped
 from memrl.errors import MemrlError, check
 from memrl.runner.drawings import Drawing, drawing_of
-from memrl.runner.recording import Actor, Episode, random_actor, record, trained_actor, unwrapped
+from memrl.runner.recording import Actor, Episode, random_actor, record, trained_actor
 from memrl.runner.saved import load_saved
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from memrl.envs.base import Environment, Task, step_key
-from memrl.envs.wrappers import PreviousStep, Wrapper
+from memrl.envs.wrappers import PreviousStep, Wrapper, unwrapped
 from memrl.experiment import Assembly
 from memrl.spaces import Discrete
 from memrl.types import Array, Key
@@ -78,7 +78,7 @@ def trained_actor(assembly: Assembly, state: Any, *, greedy: bool) -> Actor:
         action = network.environment_action(policy.mode() if greedy else policy.sample(seed=key))
         # distrax's base class does not know of probabilities
         probabilities = policy.probs[0] if discrete else None  # pyright: ignore[reportAttributeAccessIssue]
-        return (state, recurrent), Decision(action[0], probabilities, value[0])
+        return (state, recurrent), Decision(action[0], probabilities, None if value is None else value[0])
 
     return Actor(start, act)
 
@@ -142,13 +142,6 @@ def _stacked(values: list[Array | None]) -> np.ndarray | None:
 
 def _on_host(values: list[Any]) -> list[Any]:
     return [jax.tree.map(np.asarray, value) for value in values]
-
-
-def unwrapped(env: Any) -> Environment:
-    """The environment inside all wrappers."""
-    while isinstance(env, Wrapper):
-        env = env.env
-    return env
 
 
 def _task_state(env: Any, state: Any) -> Any:

@@ -11,13 +11,14 @@ import pytest
 
 from memrl.envs import list_envs, make_env
 from memrl.envs.base import step_key
+from memrl.envs.wrappers import unwrapped
 from memrl.errors import MemrlError
 from memrl.experiment import Experiment, assemble
 from memrl.networks import NetworkConfig
 from memrl.runner import RunOptions, load_saved, run
 from memrl.runner.drawings import AGENT, drawing_of
 from memrl.runner.play import RecordingOptions, frames, play_random, play_run
-from memrl.runner.recording import Actor, Decision, Episode, random_actor, record, trained_actor, unwrapped
+from memrl.runner.recording import Actor, Decision, Episode, random_actor, record, trained_actor
 from memrl.runner.strips import MAX_ROWS, Row, numbers_of, rows_of
 from memrl.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 

@@ -6,7 +6,7 @@ hypothesis testing under stochastic deadlines".
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,8 @@ class EvidenceAccumulation(Task):
 
     Observation: Discrete(2), the cue, left or right. Action: Discrete(3), left, right, wait.
     """
+
+    answer_actions: ClassVar[tuple[int, ...]] = (LEFT, RIGHT)
 
     @property
     def default_params(self) -> EvidenceAccumulationParams:

@@ -103,6 +103,11 @@ class RandomProjection(Wrapper):
                 f"permute_actions of RandomProjection is True for actions in {space!r}, expected a Discrete space",
             )
 
+    @property
+    def answer_actions(self) -> tuple[int, ...]:
+        """The inner environment's, unless actions change places."""
+        return () if self.permute_actions else super().answer_actions
+
     def observation_space(self, params: EnvParams) -> Box:
         """An unbounded Box [features]."""
         return Box(-jnp.inf, jnp.inf, (self.features,), jnp.float32)

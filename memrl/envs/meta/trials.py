@@ -51,6 +51,11 @@ class Trials(Wrapper):
         """Raises `MemrlError` for less than one trial."""
         check(self.trials >= 1, f"trials of Trials is {self.trials}, expected at least 1")
 
+    @property
+    def answer_actions(self) -> tuple[int, ...]:
+        """None: an answer ends a trial, and not the episode."""
+        return ()
+
     def observation_space(self, params: EnvParams) -> Dict:
         """The inner observation and the flag."""
         return trial_space(self.env.observation_space(params))

@@ -1,0 +1,430 @@
+"""GRPO for recurrent agents (Shao et al. 2024, "DeepSeekMath"): no critic, attempts at the same thing are compared.
+
+An update resets B environments, in groups of G that start alike (`memrl.envs.shared_starts`), and collects T steps. The
+return of an episode, less the mean of the same episode in the group and divided by its deviation, is the advantage of
+all its steps; or step by step, what is still to come is compared (`credit`). For several epochs gradient steps are
+taken on minibatches of whole groups, replayed through the memory from the start.
+
+Environments that finish an episode begin the next within the rollout, all of a group with the same n-th episode,
+though not at the same time. An episode that the rollout's end cuts has no return: it teaches nothing, nor do the others
+of its number in the group, since to compare those alone that ended early would favour short episodes. With `unfinished`
+"count" all of them count, with the rewards they have had.
+
+`GRPOConfig.variant` knows the variants by name: they are the same loss with other choices.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import distrax
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from memrl.agents.attempts import (
+    Attempts,
+    Baseline,
+    at_steps,
+    differ,
+    diversity_factors,
+    find_attempts,
+    in_groups,
+    relative,
+    returns_to_go,
+    same_step,
+    serial_scores,
+    total,
+    whole_groups,
+)
+from memrl.agents.normaliser import Moments, init_moments, update_moments
+from memrl.agents.parameters import flatten
+from memrl.agents.policy_gradient import (
+    PolicyGradientAgent,
+    PolicyGradientConfig,
+    approximate_kl,
+    clipped_policy_loss,
+)
+from memrl.agents.rollout import Episodes, Rollout, collect, init_rollout, sample
+from memrl.errors import check, unknown_name
+from memrl.networks import Output, rows_alike, unroll_groups
+from memrl.spaces import Discrete
+from memrl.types import Array, Key, Trajectory, Transition
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "grpo": {},
+    "dr_grpo": {"scale": False, "mean_over": "constant"},  # Liu et al. 2025, "Understanding R1-Zero-Like Training"
+    "dapo": {"clip_high": 0.28, "mean_over": "steps", "drop_equal": True},  # Yu et al. 2025
+    "gspo": {"ratio": "episode"},  # Zheng et al. 2025
+    "s_grpo": {"serial": True, "scale": False},  # Dai et al. 2025
+    "ada_grpo": {"diversity": True},  # Wu et al. 2025, "ARM: Adaptive Reasoning Model"
+    "rloo": {"baseline": "leave_one_out", "scale": False},  # Ahmadian et al. 2024, "Back to Basics"
+    "reinforce": {"group_size": 1, "baseline": "batch", "scale": False},  # Williams 1992
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOConfig(PolicyGradientConfig):
+    """Hyperparameters of GRPO."""
+
+    owner: ClassVar[str] = "grpo"
+    needs_values: ClassVar[bool] = False
+
+    group_size: int = 16
+    """Environments G that start alike; a divisor of num_envs."""
+    shared_chance: bool = True
+    """Whether what the environment draws in its steps is the same in a group, not only where episodes start."""
+    discount: float = 1.0
+    """Discount gamma of returns."""
+    credit: Literal["episode", "step"] = "episode"
+    """Whether an action's score is the return of its episode, or of what followed it, compared at the same step."""
+    baseline: Baseline = "group"
+    """What scores are compared with: the mean of the group, of the others in it, of all episodes, or nothing."""
+    scale: bool = True
+    """Whether advantages are divided by the deviation of the scores that they were compared with."""
+    mean_over: Literal["episodes", "steps", "constant"] = "episodes"
+    """What weighs alike in the loss: episodes, whatever their length; steps; or with a constant, steps too, but divided
+    by num_steps for each episode, so that how long other episodes are does not matter."""
+    ratio: Literal["step", "episode"] = "step"
+    """Whether each step's importance ratio is clipped, or the geometric mean of an episode's."""
+    clip: float = 0.2
+    """How far down the importance ratio counts, and up if `clip_high` is not given."""
+    clip_high: float | None = None
+    """How far up the importance ratio counts."""
+    drop_equal: bool = False
+    """Whether groups whose scores are all the same are left out of the loss's means."""
+    unfinished: Literal["drop", "count"] = "drop"
+    """What becomes of episodes that the rollout's end cuts, and of those compared with them."""
+    kl_weight: float = 0.0
+    """Weight of the divergence from the reference policy."""
+    reference_updates: int | None = None
+    """Updates after which the reference becomes the policy of that time; always the first policy when not given."""
+    serial: bool = False
+    """Whether the environments of a group take the same course, and each is made to answer at a time of its own; the
+    environment must have actions that answer."""
+    exit_steps: int | None = None
+    """Steps of an episode over which these times are spread; num_steps when not given."""
+    exit_decay: float = 0.5
+    """What a right answer's score is multiplied by for every right answer before it."""
+    diversity: bool = False
+    """Whether scores of actions that rarely end an episode in the group count more, less so as the run goes on."""
+    prefix: int = 0
+    """First steps of the rollout in which all of a group see the same, whatever they do; computed once per group."""
+
+    @classmethod
+    def variant(cls, name: str, **fields: Any) -> Self:
+        """The configuration of the variant with this name, one of `VARIANTS`, with other fields as given."""
+        if name not in VARIANTS:
+            raise unknown_name("variant of grpo", name, VARIANTS)
+        return cls(**{**VARIANTS[name], **fields})
+
+    def check(self) -> None:
+        """Raises `MemrlError` for impossible sizes and values out of range."""
+        super().check()
+        self.check_positive("group_size", "clip", "clip_high", "reference_updates", "exit_steps")
+        self.check_fraction("discount", "exit_decay")
+        check(
+            self.num_envs % self.group_size == 0,
+            f"grpo: group_size is {self.group_size}, expected a divisor of num_envs = {self.num_envs}",
+        )
+        compares = self.baseline in ("group", "leave_one_out") or self.serial
+        check(self.group_size > 1 or not compares, "grpo: group_size is 1, expected at least 2 to compare with")
+        check(
+            self.num_groups % self.minibatches == 0,
+            f"grpo: minibatches is {self.minibatches}, expected a divisor of the {self.num_groups} groups "
+            f"({self.num_envs} environments / group_size {self.group_size})",
+        )
+        check(
+            0 <= self.prefix <= self.num_steps,
+            f"grpo: prefix is {self.prefix}, expected between 0 and num_steps = {self.num_steps}",
+        )
+        check(self.kl_weight >= 0, f"grpo: kl_weight is {self.kl_weight}, expected at least 0")
+        check(
+            not self.serial or self.shared_chance,
+            "grpo: shared_chance is False with serial, expected True: a group takes one course",
+        )
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of environments."""
+        return self.num_envs // self.group_size
+
+    @property
+    def shared(self) -> Literal["starts", "chance"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """See `AgentConfig.shared`."""
+        return "chance" if self.shared_chance else "starts"
+
+
+class TrainState(NamedTuple):
+    """Everything that a run needs to go on."""
+
+    params: nnx.State
+    reference: nnx.State | None  # where the divergence from it has a weight
+    optimiser: optax.OptState
+    observations: Moments | None  # where observations are normalised
+    key: Key  # of the whole run; update u draws from fold_in(key, 2 u) and fold_in(key, 2 u + 1)
+    update: Array  # [] int32, updates done
+
+
+class Batch(NamedTuple):
+    """What a rollout teaches; leaves [T, B, ...]."""
+
+    transitions: Transition
+    attempts: Attempts
+    advantage: Array
+    counts: Array  # bool, the step's episode is part of the loss
+    length: Array  # of the step's episode, float32
+    reference_log_prob: Array | None  # of the action under the reference
+
+
+class Losses(NamedTuple):
+    """The parts of the loss and what goes with them, scalars."""
+
+    loss: Array
+    policy_loss: Array
+    reference_kl: Array
+    entropy: Array
+    approximate_kl: Array
+    clip_fraction: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPO(PolicyGradientAgent):
+    """GRPO on one environment, a `memrl.envs.shared_starts.SharedStarts`; see `memrl.agents.base.Agent`."""
+
+    config: GRPOConfig
+
+    def __post_init__(self) -> None:
+        """Raises `MemrlError` where the environment lacks the actions that the configuration needs."""
+        config, env = self.config, self.env
+        discrete = isinstance(env.action_space(self.env_params), Discrete)
+        check(
+            not config.serial or bool(env.answer_actions),
+            f"grpo: serial is True for {env.name}, which has no actions that answer; expected one that has, as "
+            "memory/EvidenceAccumulation",
+        )
+        check(
+            not config.diversity or discrete,
+            f"grpo: diversity is True for {env.name}, expected an environment with Discrete actions",
+        )
+
+    def init(self, key: Key) -> TrainState:
+        """The train state before the first update: new parameters, from `key`."""
+        params_key, env_key, run_key = jax.random.split(key, 3)
+        graphdef, params = self.init_network(params_key)
+        network = nnx.merge(graphdef, params)
+        one_observation = None
+        if self.config.normalise_observations:
+            rollout = init_rollout(self.env, self.env_params, network, 1, env_key)
+            one_observation = jax.tree.map(lambda x: x[0], rollout.observation)
+        return TrainState(
+            params=params,
+            # A copy: a run gives its state's buffers away, and could not give one away twice.
+            reference=jax.tree.map(jnp.copy, params) if self.config.kl_weight else None,
+            optimiser=self.optimiser.init(flatten(params)),
+            observations=None if one_observation is None else init_moments(one_observation),
+            key=run_key,
+            update=jnp.int32(0),
+        )
+
+    def update(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        """Collects a rollout and learns from it."""
+        config = self.config
+        state = self._renew_reference(state)
+        collect_key, shuffle_key = (jax.random.fold_in(state.key, 2 * state.update + i) for i in range(2))
+        _, trajectory, episodes = self.collect(state, collect_key)
+        batch, facts = self._make_batch(state, trajectory.transitions)
+
+        def loss(params: nnx.State, chosen: Array) -> tuple[Array, Losses]:
+            members = chosen[:, None] * config.group_size + jnp.arange(config.group_size)[None]
+            some = jax.tree.map(lambda x: jnp.take(x, members.ravel(), axis=1, mode="clip"), batch)
+            return self._loss(params, state, some)
+
+        nothing = Losses(*[jnp.float32(0)] * len(Losses._fields))
+        params, optimiser, losses = self.learn(state, loss, config.num_groups, shuffle_key, nothing)
+        observations = state.observations
+        if observations is not None:  # only now, so that the replay saw what the rollout saw
+            observations = update_moments(observations, trajectory.transitions.observation, batch_axes=2)
+        metrics = {
+            "episode_return": episodes.mean_return,
+            "episode_length": episodes.mean_length,
+            "episodes": episodes.ended,
+            **losses,
+            **facts,
+            "learning_rate": self.learning_rate(state.update),
+        }
+        return TrainState(params, state.reference, optimiser, observations, state.key, state.update + 1), metrics
+
+    def collect(self, state: TrainState, key: Key) -> tuple[Rollout, Trajectory, Episodes]:
+        """T steps of B environments, from their start, under the state's policy."""
+        config, network = self.config, self.network(state)
+        start_key, step_key = jax.random.split(key)
+        return collect(
+            self.env,
+            self.env_params,
+            network,
+            lambda observation: self.see(state, observation),
+            init_rollout(self.env, self.env_params, network, config.num_envs, start_key, config.group_size),
+            step_key,
+            config.num_steps,
+            config.num_steps,
+            self._choose_serially if config.serial else sample,
+        )
+
+    def _choose_serially(self, rollout: Rollout, policy: distrax.Distribution, keys: Key) -> Array:
+        """The same actions throughout a group, except where it is time for an environment to answer.
+
+        The last of a group is never made to. All follow from what copies have in common, so that those which have not
+        answered yet stay alike.
+        """
+        del keys
+        size, horizon = self.config.group_size, self.config.exit_steps or self.config.num_steps
+        common = rollout.environment
+        member = jnp.arange(len(rollout.reset)) % size
+
+        def time_to_answer(state: Any, member: Array) -> Array:
+            return jax.random.randint(jax.random.fold_in(state.episode_key(2), member), (), 0, horizon)
+
+        leave = (rollout.episode_length >= jax.vmap(time_to_answer)(common, member)) & (member < size - 1)
+        action_keys = jax.vmap(lambda state: state.step_key(3))(common)
+        logits = policy.logits  # pyright: ignore[reportAttributeAccessIssue]
+        answers = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(self.env.answer_actions))
+        logits = jnp.where(leave[:, None] & ~answers[None], -jnp.inf, logits)
+        return jax.vmap(jax.random.categorical)(action_keys, logits)
+
+    def _renew_reference(self, state: TrainState) -> TrainState:
+        every = self.config.reference_updates
+        if state.reference is None or every is None:
+            return state
+        due = state.update % every == 0
+        renewed = jax.tree.map(lambda new, old: jnp.where(due, new, old), state.params, state.reference)
+        return state._replace(reference=renewed)
+
+    def _make_batch(self, state: TrainState, transitions: Transition) -> tuple[Batch, dict[str, Array]]:
+        """What a rollout teaches, and scalars that describe it."""
+        config = self.config
+        attempts = find_attempts(transitions.reset, transitions.terminated | transitions.truncated)
+        counts = self._counts(attempts)
+        score = self._scores(state, transitions, attempts)
+        advantage = self._advantages(transitions, attempts, counts, score)
+        spread = differ(in_groups(score, config.group_size), in_groups(counts, config.group_size))
+        spread = jnp.repeat(spread, config.group_size, -1)
+        facts = {
+            "counted_steps": at_steps(attempts, counts).mean(),
+            "equal_episodes": jnp.sum(counts & ~spread) / jnp.maximum(jnp.sum(counts), 1),
+        }
+        if config.prefix:
+            first = jax.tree.map(lambda x: x[: config.prefix], (transitions.observation, transitions.reset))
+            facts["prefix_alike"] = rows_alike(first, config.group_size).mean()
+        if config.drop_equal:
+            counts = counts & spread
+        reference = None
+        if state.reference is not None:
+            reference = self._log_prob(self._replay(state._replace(params=state.reference), transitions), transitions)
+        batch = Batch(
+            transitions,
+            attempts,
+            advantage,
+            at_steps(attempts, counts),
+            at_steps(attempts, attempts.length).astype(jnp.float32),
+            reference,
+        )
+        return batch, facts
+
+    def _counts(self, attempts: Attempts) -> Array:
+        """Which episodes [N, B] teach something."""
+        if self.config.unfinished == "count":
+            return attempts.length > 0
+        if self.config.baseline in ("group", "leave_one_out"):
+            return whole_groups(attempts, self.config.group_size)
+        return attempts.finished
+
+    def _scores(self, state: TrainState, transitions: Transition, attempts: Attempts) -> Array:
+        """What came of each episode, [N, B]."""
+        config = self.config
+        discounted = transitions.reward * config.discount**attempts.time
+        score = total(attempts.episode, discounted)
+        T = len(transitions.reward)
+        last = jnp.minimum(attempts.start + jnp.maximum(attempts.length, 1) - 1, T - 1)
+        if config.serial:
+            right = jnp.take_along_axis(transitions.reward, last, 0) > 0
+            groups = (in_groups(x, config.group_size) for x in (score, right, attempts.length))
+            score = serial_scores(*groups, decay=config.exit_decay).reshape(score.shape)
+        if config.diversity:
+            mode = in_groups(jnp.take_along_axis(transitions.action, last, 0), config.group_size)
+            progress = state.update / max(1, self.num_updates - 1)
+            score = score * diversity_factors(mode, progress).reshape(score.shape)
+        return score
+
+    def _advantages(self, transitions: Transition, attempts: Attempts, counts: Array, score: Array) -> Array:
+        """Of each step, [T, B]."""
+        config, size = self.config, self.config.group_size
+        if config.credit == "step":
+            done = transitions.terminated | transitions.truncated
+            score = returns_to_go(transitions.reward, done, config.discount)
+            counts = at_steps(attempts, counts)
+            others, there = same_step(attempts, score, size)
+            if config.baseline == "batch":
+                others, there = score.reshape(1, 1, -1), counts.reshape(1, 1, -1)
+            return jnp.where(counts, relative(score, others, there, config.baseline, scale=config.scale), 0)
+        if config.baseline == "batch":
+            others, count = score.reshape(1, 1, -1), counts.reshape(1, 1, -1)
+        else:
+            others, count = (
+                jnp.repeat(in_groups(x, size)[..., None, :], size, -2).reshape(*score.shape, size)
+                for x in (score, counts)
+            )
+        advantage = relative(score, others, count, config.baseline, scale=config.scale)
+        return at_steps(attempts, jnp.where(counts, advantage, 0))
+
+    def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, Losses]:
+        """GRPO's loss on the rows of a batch, replayed from their start."""
+        config = self.config
+        output = self._replay(state._replace(params=params), batch.transitions)
+        log_prob = self._log_prob(output, batch.transitions)
+        log_ratio = log_prob - batch.transitions.log_prob
+        weights = step_weights(batch.counts, batch.length, config.mean_over, config.num_steps)
+        clipped = log_ratio
+        if config.ratio == "episode":
+            clipped = at_steps(batch.attempts, total(batch.attempts.episode, log_ratio)) / batch.length
+        surrogate = clipped_policy_loss(clipped, batch.advantage, config.clip, config.clip_high)
+        policy_loss = jnp.sum(weights * surrogate)
+        reference_kl = jnp.float32(0)
+        if batch.reference_log_prob is not None:
+            reference_kl = jnp.sum(weights * approximate_kl(batch.reference_log_prob - log_prob))
+        entropy = output.policy.entropy().mean()
+        loss = policy_loss + config.kl_weight * reference_kl - config.entropy_weight * entropy
+        high = config.clip if config.clip_high is None else config.clip_high
+        change = jnp.expm1(clipped)
+        return loss, Losses(
+            loss=loss,
+            policy_loss=policy_loss,
+            reference_kl=reference_kl,
+            entropy=entropy,
+            approximate_kl=approximate_kl(log_ratio).mean(),
+            clip_fraction=jnp.mean((change < -config.clip) | (change > high)),
+        )
+
+    def _replay(self, state: TrainState, transitions: Transition) -> Output:
+        """What the network says of a rollout's steps, [T, B]."""
+        seen = self.see(state, transitions.observation)
+        return unroll_groups(self.network(state), seen, transitions.reset, self.config.group_size, self.config.prefix)
+
+    def _log_prob(self, output: Output, transitions: Transition) -> Array:
+        return jnp.asarray(output.policy.log_prob(transitions.action))
+
+
+def step_weights(
+    counts: Array, length: Array, mean_over: Literal["episodes", "steps", "constant"], num_steps: int
+) -> Array:
+    """What each step [T, B] weighs in the loss, by which of them count and how long their episodes are.
+
+    The mean over episodes of means over their steps (Shao et al. 2024, equation 3), the mean over steps (Yu et al.
+    2025, equation 8), or the mean over episodes of sums over their steps, divided by T (Liu et al. 2025).
+    """
+    of_episode = counts / length  # sums to 1 over an episode
+    if mean_over == "steps":
+        return counts / jnp.maximum(jnp.sum(counts), 1)
+    episodes = jnp.maximum(jnp.round(jnp.sum(of_episode)), 1)
+    return (of_episode if mean_over == "episodes" else counts / num_steps) / episodes
