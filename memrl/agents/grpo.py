@@ -71,7 +71,9 @@ class GRPOConfig(PolicyGradientConfig):
     owner: ClassVar[str] = "grpo"
     needs_values: ClassVar[bool] = False
 
-    group_size: int = 16
+    minibatches: int = 4
+    """Gradient steps per epoch."""
+    group_size: int = 8
     """Environments G that start alike; a divisor of num_envs."""
     shared_chance: bool = True
     """Whether what the environment draws in its steps is the same in a group, not only where episodes start."""

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from cores.core_references import with_its_source
 
-from memrl import ActorCritic, CoreConfig, GRUConfig, NetworkConfig, PPOConfig
+from memrl import ActorCritic, CoreConfig, GRPOConfig, GRUConfig, NetworkConfig, PPOConfig
+from memrl.agents.grpo import GRPO
 from memrl.agents.ppo import PPO
 from memrl.envs.base import Task
+from memrl.envs.shared_starts import SharedStarts
 from memrl.spaces import Box, Discrete, MultiDiscrete
 
 # Compiling dwarfs running in these tests, so the compiler is asked to try less hard.
@@ -157,9 +159,19 @@ GRU = GRUConfig()
 
 def make_ppo(env, config: PPOConfig, core: CoreConfig = GRU, params=None, num_updates: int = 10) -> PPO:
     params = env.default_params if params is None else params
+    return PPO(env, params, network_maker(env, params, core, critic=True), config, num_updates)
+
+
+def make_grpo(env, config: GRPOConfig, core: CoreConfig = GRU, params=None, num_updates: int = 10) -> GRPO:
+    params = env.default_params if params is None else params
+    env = SharedStarts(env, shared_noise=config.shared_chance)
+    return GRPO(env, params, network_maker(env, params, core, critic=False), config, num_updates)
+
+
+def network_maker(env, params, core, *, critic):
     spaces = env.observation_space(params), env.action_space(params)
 
     def make_network(rngs):
-        return ActorCritic(*spaces, with_its_source(core), SMALL, rngs=rngs)
+        return ActorCritic(*spaces, with_its_source(core), SMALL, critic=critic, rngs=rngs)
 
-    return PPO(env, params, make_network, config, num_updates)
+    return make_network
