@@ -42,7 +42,7 @@ def compute_where(condition: Array, function: Callable[..., Any], arguments: tup
                 arguments,
                 batched[1],
             )
-            computed = jax.vmap(function, axes)(*taken)
+            computed = jax.vmap(function, axes, axis_size=BLOCK)(*taken)
             return jax.tree.map(lambda old, new: old.at[chosen].set(new, mode="drop"), results, computed)
 
         needed = (jnp.sum(condition) + BLOCK - 1) // BLOCK
