@@ -15,6 +15,7 @@ of its number in the group, since to compare those alone that ended early would 
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import distrax
@@ -63,6 +64,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "reinforce": {"group_size": 1, "baseline": "batch", "scale": False},  # Williams 1992
 }
 
+LARGEST_LOG_RATIO = 10.0
+
 
 @dataclasses.dataclass(frozen=True)
 class GRPOConfig(PolicyGradientConfig):
@@ -105,6 +108,8 @@ class GRPOConfig(PolicyGradientConfig):
     serial: bool = False
     """Whether the environments of a group take the same course, and each is made to answer at a time of its own; the
     environment must have actions that answer."""
+    serial_after: float = 0.0
+    """Fraction of the run after which groups are serial: who answers at random cannot be taught to answer sooner."""
     exit_steps: int | None = None
     """Steps of an episode over which these times are spread; num_steps when not given."""
     exit_decay: float = 0.5
@@ -125,7 +130,7 @@ class GRPOConfig(PolicyGradientConfig):
         """Raises `MemrlError` for impossible sizes and values out of range."""
         super().check()
         self.check_positive("group_size", "clip", "clip_high", "reference_updates", "exit_steps")
-        self.check_fraction("discount", "exit_decay")
+        self.check_fraction("discount", "serial_after", "exit_decay")
         check(
             self.num_envs % self.group_size == 0,
             f"grpo: group_size is {self.group_size}, expected a divisor of num_envs = {self.num_envs}",
@@ -271,16 +276,15 @@ class GRPO(PolicyGradientAgent):
             step_key,
             config.num_steps,
             config.num_steps,
-            self._choose_serially if config.serial else sample,
+            partial(self._choose_serially, state) if config.serial else sample,
         )
 
-    def _choose_serially(self, rollout: Rollout, policy: distrax.Distribution, keys: Key) -> Array:
-        """The same actions throughout a group, except where it is time for an environment to answer.
+    def _choose_serially(self, state: TrainState, rollout: Rollout, policy: distrax.Distribution, keys: Key) -> Array:
+        """The same actions throughout a group, but that each environment answers when its time has come.
 
-        The last of a group is never made to. All follow from what copies have in common, so that those which have not
+        The last of a group is left alone. All is drawn from what the group has in common, so that those which have not
         answered yet stay alike.
         """
-        del keys
         size, horizon = self.config.group_size, self.config.exit_steps or self.config.num_steps
         common = rollout.environment
         member = jnp.arange(len(rollout.reset)) % size
@@ -288,12 +292,17 @@ class GRPO(PolicyGradientAgent):
         def time_to_answer(state: Any, member: Array) -> Array:
             return jax.random.randint(jax.random.fold_in(state.episode_key(2), member), (), 0, horizon)
 
-        leave = (rollout.episode_length >= jax.vmap(time_to_answer)(common, member)) & (member < size - 1)
-        action_keys = jax.vmap(lambda state: state.step_key(3))(common)
+        now = (rollout.episode_length >= jax.vmap(time_to_answer)(common, member)) & (member < size - 1)
         logits = policy.logits  # pyright: ignore[reportAttributeAccessIssue]
         answers = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(self.env.answer_actions))
-        logits = jnp.where(leave[:, None] & ~answers[None], -jnp.inf, logits)
-        return jax.vmap(jax.random.categorical)(action_keys, logits)
+        serial = self._is_serial(state)
+        logits = jnp.where(serial & now[:, None] & ~answers[None], -jnp.inf, logits)
+        common_keys = jax.vmap(lambda state: state.step_key(3))(common)
+        return jax.vmap(jax.random.categorical)(jnp.where(serial, common_keys, keys), logits)
+
+    def _is_serial(self, state: TrainState) -> Array:
+        """Whether groups are serial by now."""
+        return state.update >= self.config.serial_after * self.num_updates
 
     def _renew_reference(self, state: TrainState) -> TrainState:
         every = self.config.reference_updates
@@ -352,7 +361,8 @@ class GRPO(PolicyGradientAgent):
         if config.serial:
             right = jnp.take_along_axis(transitions.reward, last, 0) > 0
             groups = (in_groups(x, config.group_size) for x in (score, right, attempts.length))
-            score = serial_scores(*groups, decay=config.exit_decay).reshape(score.shape)
+            serial = serial_scores(*groups, decay=config.exit_decay).reshape(score.shape)
+            score = jnp.where(self._is_serial(state), serial, score)
         if config.diversity:
             mode = in_groups(jnp.take_along_axis(transitions.action, last, 0), config.group_size)
             progress = state.update / max(1, self.num_updates - 1)
@@ -385,7 +395,8 @@ class GRPO(PolicyGradientAgent):
         config = self.config
         output = self._replay(state._replace(params=params), batch.transitions)
         log_prob = self._log_prob(output, batch.transitions)
-        log_ratio = log_prob - batch.transitions.log_prob
+        # An answer that was not the policy's choice may have been all but impossible.
+        log_ratio = jnp.minimum(log_prob - batch.transitions.log_prob, LARGEST_LOG_RATIO)
         weights = step_weights(batch.counts, batch.length, config.mean_over, config.num_steps)
         clipped = log_ratio
         if config.ratio == "episode":
