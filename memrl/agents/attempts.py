@@ -108,13 +108,12 @@ def differ(scores: Array, count: Array) -> Array:
     return most > least
 
 
-def serial_scores(score: Array, right: Array, length: Array, decay: float) -> Array:
-    """Scores of attempts that answered at different times of one course of events (S-GRPO, Dai et al. 2025, eq. 2).
+def serial_factors(right: Array, length: Array, decay: float) -> Array:
+    """What the rewards of right answers are multiplied by that were given at different times of one course of events.
 
-    A right answer's score is multiplied by `decay` for every earlier time that there was a right answer at.
+    `decay` for every earlier time that there was a right answer at (S-GRPO, Dai et al. 2025, equation 2): [..., G].
 
     Args:
-        score: [..., G].
         right: [..., G] bool, the answer was right.
         length: [..., G] int32, when it was given; who answered at the same time, answered alike.
         decay: between 0 and 1.
@@ -122,8 +121,7 @@ def serial_scores(score: Array, right: Array, length: Array, decay: float) -> Ar
     same = length[..., :, None] == length[..., None, :]
     earlier = length[..., None, :] < length[..., :, None]
     each = right / jnp.sum(same, -1)  # so that those of one time count once together
-    before = jnp.sum(jnp.where(earlier, each[..., None, :], 0), -1)
-    return jnp.where(right, score * decay**before, score)
+    return decay ** jnp.sum(jnp.where(earlier, each[..., None, :], 0), -1)
 
 
 def diversity_factors(mode: Array, progress: Array | float) -> Array:

@@ -35,7 +35,7 @@ from memrl.agents.attempts import (
     relative,
     returns_to_go,
     same_step,
-    serial_scores,
+    serial_factors,
     total,
     whole_groups,
 )
@@ -110,6 +110,9 @@ class GRPOConfig(PolicyGradientConfig):
     environment must have actions that answer."""
     serial_after: float = 0.0
     """Fraction of the run after which groups are serial: who answers at random cannot be taught to answer sooner."""
+    exits: Literal["forced", "free"] = "forced"
+    """Whether environments of a serial group are made to answer, or answer when they like; in the latter case what they
+    see must not depend on what they do until then, for them to take the same course."""
     exit_steps: int | None = None
     """Steps of an episode over which these times are spread; num_steps when not given."""
     exit_decay: float = 0.5
@@ -276,7 +279,7 @@ class GRPO(PolicyGradientAgent):
             step_key,
             config.num_steps,
             config.num_steps,
-            partial(self._choose_serially, state) if config.serial else sample,
+            partial(self._choose_serially, state) if config.serial and config.exits == "forced" else sample,
         )
 
     def _choose_serially(self, state: TrainState, rollout: Rollout, policy: distrax.Distribution, keys: Key) -> Array:
@@ -317,7 +320,8 @@ class GRPO(PolicyGradientAgent):
         config = self.config
         attempts = find_attempts(transitions.reset, transitions.terminated | transitions.truncated)
         counts = self._counts(attempts)
-        score = self._scores(state, transitions, attempts)
+        transitions = transitions._replace(reward=self._rewards(state, transitions, attempts))
+        score = total(attempts.episode, transitions.reward * config.discount**attempts.time)
         advantage = self._advantages(transitions, attempts, counts, score)
         spread = differ(in_groups(score, config.group_size), in_groups(counts, config.group_size))
         spread = jnp.repeat(spread, config.group_size, -1)
@@ -351,23 +355,23 @@ class GRPO(PolicyGradientAgent):
             return whole_groups(attempts, self.config.group_size)
         return attempts.finished
 
-    def _scores(self, state: TrainState, transitions: Transition, attempts: Attempts) -> Array:
-        """What came of each episode, [N, B]."""
-        config = self.config
-        discounted = transitions.reward * config.discount**attempts.time
-        score = total(attempts.episode, discounted)
-        T = len(transitions.reward)
-        last = jnp.minimum(attempts.start + jnp.maximum(attempts.length, 1) - 1, T - 1)
+    def _rewards(self, state: TrainState, transitions: Transition, attempts: Attempts) -> Array:
+        """Rewards [T, B] as the variant has them."""
+        config, reward = self.config, transitions.reward
+        last = jnp.maximum(attempts.start + attempts.length - 1, 0)
         if config.serial:
-            right = jnp.take_along_axis(transitions.reward, last, 0) > 0
-            groups = (in_groups(x, config.group_size) for x in (score, right, attempts.length))
-            serial = serial_scores(*groups, decay=config.exit_decay).reshape(score.shape)
-            score = jnp.where(self._is_serial(state), serial, score)
+            right = jnp.take_along_axis(reward, last, 0) > 0
+            factors = serial_factors(
+                in_groups(right, config.group_size), in_groups(attempts.length, config.group_size), config.exit_decay
+            ).reshape(right.shape)
+            answers = attempts.time + 1 == at_steps(attempts, attempts.length)
+            decayed = self._is_serial(state) & answers & at_steps(attempts, right)
+            reward = jnp.where(decayed, at_steps(attempts, factors) * reward, reward)
         if config.diversity:
             mode = in_groups(jnp.take_along_axis(transitions.action, last, 0), config.group_size)
             progress = state.update / max(1, self.num_updates - 1)
-            score = score * diversity_factors(mode, progress).reshape(score.shape)
-        return score
+            reward = reward * at_steps(attempts, diversity_factors(mode, progress).reshape(last.shape))
+        return reward
 
     def _advantages(self, transitions: Transition, attempts: Attempts, counts: Array, score: Array) -> Array:
         """Of each step, [T, B]."""

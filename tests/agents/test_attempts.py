@@ -13,7 +13,7 @@ from memrl.agents.attempts import (
     relative,
     returns_to_go,
     same_step,
-    serial_scores,
+    serial_factors,
     total,
     whole_groups,
 )
@@ -123,14 +123,12 @@ def test_groups_are_side_by_side():
 # ---- variants
 
 
-def test_serial_scores():
-    """By hand: at 2 wrong, at 4 right (1), at 7 right (1/2), at 7 again (alike), at 9 right (1/4), at 9 wrong."""
-    length = jnp.array([9, 2, 7, 4, 7])
-    right = jnp.array([1, 0, 1, 1, 1], bool)
-    scores = serial_scores(right.astype(jnp.float32), right, length, 0.5)
-    np.testing.assert_allclose(scores, [0.25, 0, 0.5, 1, 0.5])
-    paid = serial_scores(jnp.array([0.8, -0.2, 1, 1, 1]), right, length, 0.1)
-    np.testing.assert_allclose(paid, [0.008, -0.2, 0.1, 1, 0.1], rtol=1e-6)
+def test_serial_factors():
+    """By hand: at 2 wrong, at 4 right (1), at 7 right, twice but alike (1/2), at 9 right (1/4), at 12 wrong."""
+    length = jnp.array([9, 2, 7, 4, 7, 12])
+    right = jnp.array([1, 0, 1, 1, 1, 0], bool)
+    np.testing.assert_allclose(serial_factors(right, length, 0.5), [0.25, 1, 0.5, 1, 0.5, 0.125])
+    np.testing.assert_allclose(serial_factors(right[None], length[None], 0.1)[0, :3], [0.01, 1, 0.1], rtol=1e-6)
 
 
 def test_diversity_factors():
