@@ -27,9 +27,7 @@ class ShortConvolution(nnx.Module):
         """Zeros [B, width - 1, D]."""
         return jnp.zeros((batch_size, self.width - 1, self.features))
 
-    def __call__(
-        self, state: Array, xs: Array, resets: Array, count: Array | None = None
-    ) -> tuple[Array, Array]:
+    def __call__(self, state: Array, xs: Array, resets: Array, count: Array | None = None) -> tuple[Array, Array]:
         """T steps: `xs` [T, B, D] and `resets` [T, B] give the last state and `ys` [T, B, D], in the dtype of `xs`.
 
         Where a `count` [B] is given the state is that after so many steps.

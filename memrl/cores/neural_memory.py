@@ -139,9 +139,7 @@ class NeuralMemory(MemoryCore):
         memory, o, _ = self.inner_loop.within_chunk(state.memory, steps, resets, real)
         return NeuralMemoryState(inputs, memory), self.read(o, gate, xs.dtype)
 
-    def steps(
-        self, inputs: Array, xs: Array, resets: Array, count: Array | None = None
-    ) -> tuple[Array, Steps, Array]:
+    def steps(self, inputs: Array, xs: Array, resets: Array, count: Array | None = None) -> tuple[Array, Steps, Array]:
         """The convolution's inputs after all steps, or after `count` [B]; the inner loop's steps; the output gate."""
         # Between the projections in float32: the memory would magnify the rounding of bfloat16.
         qkv, gate, gates = split_widths(self.project(xs).astype(jnp.float32), self.widths)

@@ -12,8 +12,8 @@ step sees (`memrl.cores.window_attention`); M the neural memory, its inputs the 
 (`memrl.cores.titans`); the gate is that of `memrl.cores.titans_mag`. Segments lie on a grid that episodes do not move.
 
 The paper puts all h of a segment before its steps, so that a step would see what was recalled for later ones, and reads
-M when it has learnt from the whole segment: no agent could act so. Here t sees h_s and M_s for s <= t alone. The paper's
-h_t is as wide as x_t, here of the memory's width, whence W_h.
+M when it has learnt from the whole segment: no agent could act so. Here t sees h_s for s <= t, and M_t is what it is
+after step t. The paper's memory is as wide as x_t; here W_h brings h_t to that width.
 
 Left out: a convolution of the q_t of the first reading; outputs at the places of p and h, which nothing uses.
 """
@@ -56,14 +56,14 @@ class TitansMACState(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """What does not depend on the memory; [T, B, ...], or [C, B, ...] of a segment."""
+    """What does not depend on the memory; [T, B, ...], or of a segment [C, B, ...]."""
 
     read: Array  # q_t of the memory [T, B, d] float32
     q: Array  # of attention [T, B, D]
     rows: Array  # keys and values of x_t [T, B, 2 D]
     resets: Array  # [T, B] bool
     begins: Array  # [T, B] bool: the segment or the episode does
-    real: Array  # [T, B] bool: the step is in the segment
+    real: Array  # [T, B] bool: it is no left-over place of a segment
 
 
 class TitansMAC(MemoryCore):
@@ -82,35 +82,30 @@ class TitansMAC(MemoryCore):
 
     def initial_state(self, batch_size: int) -> TitansMACState:
         """Nothing to look back at, and the initial weights."""
-        return TitansMACState(self._no_window(batch_size), self.memory.initial_state(batch_size))
+        window = empty_window(batch_size, self.chunk_length - 1, 4 * self.features)
+        return TitansMACState(window, self.memory.initial_state(batch_size))
 
     def unroll(self, state: TitansMACState, xs: Array, resets: Array) -> tuple[TitansMACState, Array]:
         """See `MemoryCore.unroll`."""
-        (T, B), C, phase = resets.shape, self.chunk_length, state.memory.memory.phase
+        T, C, phase = len(xs), self.chunk_length, state.memory.memory.phase
         read = unit(nnx.silu(self.query(xs).astype(jnp.float32)))
-        place = phase[None] + jnp.arange(T)[:, None]  # 0 to C - 1 in the segment that has begun
-        steps = Steps(read, *self.attention.queries_and_rows(xs), resets, resets | (place % C == 0), place < C)
-        # What is left of the segment that has begun comes first, by itself, so that a step does not cost a segment.
-        first = jax.tree.map(lambda x: _where(steps.real[:C], x[:C]), steps)
-        memory, recalled, os = self._segment(state.memory, state.window, first)
-        if T > 1:
-            steps = steps._replace(real=jnp.ones_like(steps.real))
-            later = jax.tree.map(lambda x: to_grid(x, phase, C)[1:].swapaxes(1, 2), steps)
-            memory, out = self._segments(memory, later)
-            recalled, os = (
-                jnp.where((place < C)[..., None], _padded(x, T), _from_later(xs, phase, T))
-                for x, xs in zip((recalled, os), out, strict=True)
-            )
+        begins = resets | ((phase[None] + jnp.arange(T)[:, None]) % C == 0)
+        steps = Steps(read, *self.attention.queries_and_rows(xs), resets, begins, jnp.ones_like(resets))
+        if T == 1:  # so that a step does not cost a segment
+            memory, recalled, os = self._segment(state.memory, state.window, steps)
+        else:
+            memory, out = self._segments(state, jax.tree.map(lambda x: _to_segments(x, phase, C), steps))
+            recalled, os = (_from_segments(x, phase, T) for x in out)
         rows = jnp.concatenate([recalled, steps.rows], -1)
-        window, _ = look_back(state.window, jnp.swapaxes(rows, 0, 1), steps.begins)
+        window, _ = look_back(state.window, jnp.swapaxes(rows, 0, 1), begins)
         return TitansMACState(window, memory), os
 
-    def _segments(self, memory: NeuralMemoryState, steps: Steps) -> tuple[NeuralMemoryState, tuple[Array, Array]]:
-        """Segments from their starts on, leaves [M, C, B, ...]; the rows of h and the outputs are [M, C, B, ...]."""
-        nothing = self._no_window(steps.real.shape[-1])
+    def _segments(self, state: TitansMACState, steps: Steps) -> tuple[NeuralMemoryState, tuple[Array, Array]]:
+        """Segments, leaves [M, C, B, ...]: the memory, keys and values of h [M, C, B, 2 D], and outputs."""
 
         def segment(memory: NeuralMemoryState, steps: Steps):
-            memory, *out = self._segment(memory, nothing, steps)
+            # Only the first can see the window: the others begin with their first steps.
+            memory, *out = self._segment(memory, state.window, steps)
             return memory, tuple(out)
 
         def idle(memory: NeuralMemoryState, steps: Steps):
@@ -118,37 +113,41 @@ class TitansMAC(MemoryCore):
 
         # The last one is often empty: when all rows are at the start of a segment, and C divides T.
         return lax.scan(
-            jax.checkpoint(lambda memory, now: lax.cond(jnp.any(now.real), segment, idle, memory, now)), memory, steps
+            jax.checkpoint(lambda memory, now: lax.cond(jnp.any(now.real), segment, idle, memory, now)),
+            state.memory,
+            steps,
         )
 
     def _segment(
         self, memory: NeuralMemoryState, window: Window, steps: Steps
     ) -> tuple[NeuralMemoryState, Array, Array]:
-        """Steps of one segment: keys and values of h [T, B, 2 D], and outputs."""
+        """At most C steps, of which those that are real come first: keys and values of h [C, B, 2 D], and outputs."""
         h = self.memory.inner_loop.recall(memory.memory, steps.read, steps.resets)
         h = self.recall_norm(h[..., None, :])[..., 0, :].astype(steps.q.dtype)
         recalled = self.attention.rows(self.recall(h))
         rows = jnp.concatenate([recalled, steps.rows], -1)
-        _, view = look_back(window, jnp.swapaxes(rows, 0, 1), steps.begins)
+        _, view = look_back(window, jnp.swapaxes(rows, 0, 1), steps.begins | ~steps.real)
         ys = self.attention.look(jnp.swapaxes(steps.q, 0, 1), view)
         ys = self.attention.output(jnp.swapaxes(ys, 0, 1))
         memory, ms = self.memory.within_chunk(memory, ys, steps.resets, steps.real)
         return memory, recalled, self.gate(ys, ms)
 
-    def _no_window(self, batch_size: int) -> Window:
-        return empty_window(batch_size, self.chunk_length - 1, 4 * self.features)
+
+def _to_segments(x: Array, phase: Array, C: int) -> Array:
+    """Steps `x` [T, B, ...] as the segments that they are in, [M, C, B, ...], each from its first step on.
+
+    Places that are left over are zero: at the end of the first, which had begun before, and of the last ones.
+    """
+    x_first = x[:C]
+    real = phase[None] + jnp.arange(len(x_first))[:, None] < C
+    x_first = jnp.where(real.reshape(*real.shape, *(1,) * (x.ndim - 2)), x_first, jnp.zeros_like(x_first))
+    x_first = jnp.pad(x_first, ((0, C - len(x_first)), *((0, 0) for _ in x.shape[1:])))
+    return jnp.concatenate([x_first[None], to_grid(x, phase, C)[1:].swapaxes(1, 2)])
 
 
-def _where(condition: Array, x: Array) -> Array:
-    """`x` [T, B, ...] where the condition [T, B] holds, else zeros."""
-    return jnp.where(condition.reshape(*condition.shape, *(1,) * (x.ndim - 2)), x, jnp.zeros_like(x))
-
-
-def _padded(x: Array, T: int) -> Array:
-    """`x` [at most T, B, F] with zeros after its end."""
-    return jnp.pad(x, ((0, T - len(x)), (0, 0), (0, 0)))
-
-
-def _from_later(x: Array, phase: Array, T: int) -> Array:
-    """Segments [M, C, B, F] of a grid that lacks its first as steps [T, B, F]; those of the first are zeros."""
-    return from_grid(jnp.pad(x.swapaxes(1, 2), ((1, 0), (0, 0), (0, 0), (0, 0))), phase, T)
+def _from_segments(x: Array, phase: Array, T: int) -> Array:
+    """What `_to_segments` laid out: `x` [M, C, B, F] as [T, B, F]."""
+    C = x.shape[1]
+    of_first = phase[None] + jnp.arange(T)[:, None] < C
+    first = jnp.pad(x[0, :T], ((0, max(0, T - C)), (0, 0), (0, 0)))
+    return jnp.where(of_first[..., None], first, from_grid(x.swapaxes(1, 2), phase, T))

@@ -2,11 +2,11 @@
 
     y = M(x),   o = SW-Attn([p_1 ... p_P || y])
 
-M is the neural memory with its convolutions, output gate and projection (`memrl.cores.titans`), SW-Attn window attention
-with P persistent tokens that every step sees (`memrl.cores.window_attention`). In the paper the tokens come before x,
-so that attention sees M(p_i) for as long as they are in its window. They depend on no data, nor does what M makes of
-them at the start of an episode: here the results are learned themselves, p_i for what attention sees and M_init for the
-weights after them, and attention sees them always, as in the paper's other two models.
+M is the neural memory with its convolutions, output gate and projection (`memrl.cores.titans`), SW-Attn is window
+attention with P persistent tokens that every step sees (`memrl.cores.window_attention`). In the paper the tokens come
+before x, so that attention sees M(p_i) for as long as they are in its window. They depend on no data, nor does what M
+makes of them at the start of an episode: here the results are learned themselves, p_i for what attention sees and
+M_init for the weights after them, and attention sees them always, as in the paper's other two models.
 
 There is neither norm nor residual connection between the two; with them it is the stack `titans,window_attention`.
 
