@@ -29,7 +29,8 @@ def reference(config, p, state, xs, resets):
         for t in range(len(xs)):
             past, memory, ys[t, b] = step(config, p, past, memory, xs[t, b], bool(resets[t, b]))
         rows = np.zeros_like(one.window.rows)
-        rows[len(rows) - len(past) :] = past
+        if past:
+            rows[-len(past) :] = past
         last.window.rows[b], last.window.filled[b] = rows, len(past)
         for whole, part in zip(jax.tree.leaves(last.memory), jax.tree.leaves(memory), strict=True):
             whole[b] = part[0]
