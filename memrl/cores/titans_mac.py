@@ -47,6 +47,11 @@ class TitansMACConfig(AttentionConfig, NeuralMemoryConfig):
     persistent: int = 4
     """Number P of persistent tokens."""
 
+    @property
+    def steps_back(self) -> int:
+        """The rest of a segment."""
+        return self.chunk_length - 1
+
 
 class TitansMACState(NamedTuple):
     """What the segment has left so far, and what the segments before it."""
@@ -72,7 +77,7 @@ class TitansMAC(MemoryCore):
     parallel: ClassVar[bool] = False
 
     def __init__(self, features: int, config: TitansMACConfig = TitansMACConfig(), *, rngs: nnx.Rngs):
-        self.features, self.chunk_length = features, config.chunk_length
+        self.features, self.chunk_length, self.window = features, config.chunk_length, config.steps_back
         self.query = Linear(features, config.width, use_bias=False, rngs=rngs)  # W_q
         self.recall_norm = HeadNorm(1, config.width)
         self.recall = Linear(config.width, features, use_bias=False, rngs=rngs)  # W_h
@@ -82,7 +87,7 @@ class TitansMAC(MemoryCore):
 
     def initial_state(self, batch_size: int) -> TitansMACState:
         """Nothing to look back at, and the initial weights."""
-        window = empty_window(batch_size, self.chunk_length - 1, 4 * self.features)
+        window = empty_window(batch_size, self.window, 4 * self.features)
         return TitansMACState(window, self.memory.initial_state(batch_size))
 
     def unroll(self, state: TitansMACState, xs: Array, resets: Array) -> tuple[TitansMACState, Array]:

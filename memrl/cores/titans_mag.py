@@ -23,18 +23,30 @@ from memrl.cores.attention import Window
 from memrl.cores.base import MemoryCore
 from memrl.cores.heads import HeadNorm
 from memrl.cores.neural_memory import NeuralMemory, NeuralMemoryConfig, NeuralMemoryState
-from memrl.cores.window_attention import WindowAttention, WindowAttentionConfig
+from memrl.cores.window_attention import AttentionConfig, WindowAttention
 from memrl.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class TitansMAGConfig(WindowAttentionConfig, NeuralMemoryConfig):
+class TitansMAGConfig(AttentionConfig, NeuralMemoryConfig):
     """Hyperparameters of Titans with memory as a gate."""
 
     owner: ClassVar[str] = "core titans_mag"
 
+    attention_window: int = 64
+    """Past steps that attention sees, besides the step's own."""
     persistent: int = 4
     """Number P of persistent tokens."""
+
+    def check(self) -> None:
+        """Raises `MemrlError` for a size or a bound that is out of range."""
+        self.check_positive("attention_window")
+        super().check()
+
+    @property
+    def steps_back(self) -> int:
+        """The window of attention."""
+        return self.attention_window
 
 
 class TitansMAGState(NamedTuple):

@@ -21,18 +21,30 @@ from flax import nnx
 from memrl.cores.attention import Window
 from memrl.cores.base import MemoryCore
 from memrl.cores.neural_memory import NeuralMemory, NeuralMemoryConfig, NeuralMemoryState
-from memrl.cores.window_attention import WindowAttention, WindowAttentionConfig
+from memrl.cores.window_attention import AttentionConfig, WindowAttention
 from memrl.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class TitansMALConfig(WindowAttentionConfig, NeuralMemoryConfig):
+class TitansMALConfig(AttentionConfig, NeuralMemoryConfig):
     """Hyperparameters of Titans with memory as a layer."""
 
     owner: ClassVar[str] = "core titans_mal"
 
+    attention_window: int = 64
+    """Past steps that attention sees, besides the step's own."""
     persistent: int = 4
     """Number P of persistent tokens."""
+
+    def check(self) -> None:
+        """Raises `MemrlError` for a size or a bound that is out of range."""
+        self.check_positive("attention_window")
+        super().check()
+
+    @property
+    def steps_back(self) -> int:
+        """The window of attention."""
+        return self.attention_window
 
 
 class TitansMALState(NamedTuple):

@@ -46,6 +46,11 @@ class AttentionConfig(CoreConfig):
         check(self.persistent >= 0, f"{self.owner}: persistent is {self.persistent}, expected at least 0")
         super().check()
 
+    @property
+    def steps_back(self) -> int:
+        """Past steps that a step sees at most, besides itself."""
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True)
 class WindowAttentionConfig(AttentionConfig):
@@ -60,6 +65,11 @@ class WindowAttentionConfig(AttentionConfig):
         """Raises `MemrlError` for sizes below one."""
         self.check_positive("window")
         super().check()
+
+    @property
+    def steps_back(self) -> int:
+        """The window."""
+        return self.window
 
 
 class Attention(nnx.Module):
@@ -106,9 +116,9 @@ class WindowAttention(Attention, MemoryCore):
 
     parallel: ClassVar[bool] = True
 
-    def __init__(self, features: int, config: WindowAttentionConfig = WindowAttentionConfig(), *, rngs: nnx.Rngs):
+    def __init__(self, features: int, config: AttentionConfig = WindowAttentionConfig(), *, rngs: nnx.Rngs):
         super().__init__(features, config, rngs=rngs)
-        self.window = config.window
+        self.window = config.steps_back
 
     def initial_state(self, batch_size: int) -> Window:
         """Nothing to look back at."""

@@ -18,12 +18,12 @@ MISTAKES = [
     ("titans_mac", {"heads": 3}, "core titans_mac: features is 8, expected a multiple of heads = 3"),
     ("titans_mac", {"heads": 8}, "core titans_mac: features / heads is 1, expected an even number for rotary pairs"),
     ("titans_mac", {"width": 0}, "core titans_mac: width is 0, expected more than 0"),
-    ("titans_mag", {"window": 0}, "core titans_mag: window is 0, expected more than 0"),
+    ("titans_mag", {"attention_window": 0}, "core titans_mag: attention_window is 0, expected more than 0"),
     ("titans_mag", {"persistent": -1}, "core titans_mag: persistent is -1, expected at least 0"),
     ("titans_mag", {"heads": 3}, "core titans_mag: features is 8, expected a multiple of heads = 3"),
     ("titans_mag", {"rotary_base": 0.0}, "core titans_mag: rotary_base is 0.0, expected more than 0"),
     ("titans_mag", {"conv_width": 0}, "core titans_mag: conv_width is 0, expected more than 0"),
-    ("titans_mal", {"window": 0}, "core titans_mal: window is 0, expected more than 0"),
+    ("titans_mal", {"attention_window": 0}, "core titans_mal: attention_window is 0, expected more than 0"),
     ("titans_mal", {"heads": 0}, "core titans_mal: heads is 0, expected more than 0"),
     ("titans_mal", {"bias_power": 1.0}, "core titans_mal: bias_power is 1.0, expected at least 2"),
 ]
@@ -37,7 +37,7 @@ def test_mistakes(name, hyperparameters, says):
 
 
 def make(name, **hyperparameters):
-    sizes = {"width": 4, "chunk_length": 4} | ({} if name == "titans_mac" else {"window": 3})
+    sizes = {"width": 4, "chunk_length": 4} | ({} if name == "titans_mac" else {"attention_window": 3})
     return make_core(name, D, rngs=nnx.Rngs(0), **sizes | hyperparameters)
 
 

@@ -5,9 +5,17 @@ from cores.references import window_attention
 
 PERIOD = 12
 VARIANTS = [
-    {"width": 5, "chunk_length": 3, "max_learning_rate": 0.5, "window": 3, "heads": 2, "persistent": 2},
-    {"width": 4, "depth": 3, "chunk_length": 5, "window": 2, "heads": 4, "persistent": 0, "conv_width": 1},
-    {"width": 4, "depth": 1, "chunk_length": 1, "window": 13, "persistent": 1, "residual": True, "offset": True},
+    {"width": 5, "chunk_length": 3, "max_learning_rate": 0.5, "attention_window": 3, "heads": 2, "persistent": 2},
+    {"width": 4, "depth": 3, "chunk_length": 5, "attention_window": 2, "heads": 4, "persistent": 0, "conv_width": 1},
+    {
+        "width": 4,
+        "depth": 1,
+        "chunk_length": 1,
+        "attention_window": 13,
+        "persistent": 1,
+        "residual": True,
+        "offset": True,
+    },
 ]
 
 

@@ -13,9 +13,9 @@ VARIANTS = [
 
 def reference(config, p, state, xs, resets):
     def step(past, x):
-        past = [*past, attention_row(p, x)][-config.window - 1 :]
+        past = [*past, attention_row(p, x)][-config.steps_back - 1 :]
         y = attention(config, p, x, [(row, place) for place, row in enumerate(past)])
-        return past[-config.window :], y
+        return past[-config.steps_back :], y
 
     return over_episodes(step, state, xs, resets)
 
