@@ -38,6 +38,9 @@ from memrl.cores.s4d import S4D, S4DConfig
 from memrl.cores.s5 import S5, S5Config
 from memrl.cores.slstm import SLSTM, SLSTMConfig
 from memrl.cores.titans import Titans, TitansConfig
+from memrl.cores.titans_mac import TitansMAC, TitansMACConfig
+from memrl.cores.titans_mag import TitansMAG, TitansMAGConfig
+from memrl.cores.titans_mal import TitansMAL, TitansMALConfig
 from memrl.cores.ttt_linear import TTTLinear, TTTLinearConfig
 from memrl.cores.ttt_mlp import TTTMLP, TTTMLPConfig
 from memrl.cores.window_attention import WindowAttention, WindowAttentionConfig
@@ -86,6 +89,9 @@ CORES.register("s4d", CoreSpec(S4D, S4DConfig))
 CORES.register("s5", CoreSpec(S5, S5Config))
 CORES.register("slstm", CoreSpec(SLSTM, SLSTMConfig))
 CORES.register("titans", CoreSpec(Titans, TitansConfig))
+CORES.register("titans_mac", CoreSpec(TitansMAC, TitansMACConfig))
+CORES.register("titans_mag", CoreSpec(TitansMAG, TitansMAGConfig))
+CORES.register("titans_mal", CoreSpec(TitansMAL, TitansMALConfig))
 CORES.register("ttt_linear", CoreSpec(TTTLinear, TTTLinearConfig))
 CORES.register("ttt_mlp", CoreSpec(TTTMLP, TTTMLPConfig))
 CORES.register("window_attention", CoreSpec(WindowAttention, WindowAttentionConfig))

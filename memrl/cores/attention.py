@@ -1,4 +1,4 @@
-"""Attention over a window of past steps: what GTrXL and window attention share.
+"""Attention over a window of past steps: what GTrXL, window attention and Titans share.
 
 A step sees itself and the steps before it that are of its episode and at most W steps old, however the sequence is cut:
 the last W rows of the episode are carried over. Arrays lead with the batch here, [B, T, ...], as attention wants it.
@@ -71,6 +71,7 @@ def attend(
     *,
     by_age: Array | None = None,
     rotary_base: float | None = None,
+    always: tuple[Array, Array] | None = None,
 ) -> Array:
     """Of each step, the mean of the values it sees, weighted with the softmax of its scores: [B, T, H, V].
 
@@ -79,28 +80,37 @@ def attend(
 
     Args:
         q: queries [B, T, H, K].
-        k: keys [B, W + T, H, K], or [B, W + T, 1, K] when the heads share them.
-        v: values [B, W + T, H, V], or with one head.
+        k: keys [B, W + T, H, K], or [B, W + T, 1, K] when the heads share them, or [B, W + T, N, H, K]: N of each row.
+        v: values [B, W + T, H, V], or with one head, or N of each row.
         view: which rows are seen; the result is NaN where one of them was broken.
         by_age: [B, T, H, W + 1], added to the score of the key that is W, ..., 1, 0 steps old.
         rotary_base: when given, queries and keys are turned by their positions, see `rotate`.
+        always: keys [P, H, K] and values [P, H, V] that every step sees; they have no position.
     """
     T = q.shape[1]
     W = k.shape[1] - T
     M = max(1, T // max(W, SMALLEST_BLOCK))  # blocks of C steps, C at least W unless there is one block
     C = -(-T // M)
     q = jnp.where(view.broken[..., None, None], 0, q)
+    k, v = (x.reshape(*x.shape[:2], -1, *x.shape[-2:]) for x in (k, v))
     q, k, v = _blocks(q, M, C), _windows(k, W, M, C), _windows(v, W, M, C)
+    scores_always = None if always is None else jnp.einsum("bmchk,phk->bmhcp", q, always[0])
     if rotary_base is not None:
         q, k = rotate(q, np.arange(W, W + C), rotary_base), rotate(k, np.arange(W + C), rotary_base)
-    scores = jnp.einsum("bmchk,bmshk->bmhcs", q, k)
+    scores = jnp.einsum("bmchk,bmsnhk->bmhcsn", q, k)
     if by_age is not None:
-        scores = scores + _skew(jnp.moveaxis(_blocks(by_age, M, C), 3, 2))
+        scores = scores + _skew(jnp.moveaxis(_blocks(by_age, M, C), 3, 2))[..., None]
     seen = _blocks(view.seen, M, C)[:, :, None, :, None]
     age = (W + np.arange(C)[:, None] - np.arange(W + C))[None, None, None]
     visible = (age >= 0) & (age <= seen)
-    weights = jax.nn.softmax(jnp.where(visible, scores.astype(jnp.float32), MASKED)).astype(v.dtype)
-    ys = jnp.einsum("bmhcs,bmshv->bmchv", weights, v)
+    masked = jnp.where(visible[..., None], scores.astype(jnp.float32), MASKED).reshape(*scores.shape[:-2], -1)
+    if scores_always is not None:
+        masked = jnp.concatenate([masked, scores_always.astype(jnp.float32)], -1)
+    weights = jax.nn.softmax(masked).astype(v.dtype)
+    of_rows = weights[..., : scores.shape[-2] * scores.shape[-1]]
+    ys = jnp.einsum("bmhcsn,bmsnhv->bmchv", of_rows.reshape(scores.shape), v)
+    if always is not None:
+        ys = ys + jnp.einsum("bmhcp,phv->bmchv", weights[..., of_rows.shape[-1] :], always[1])
     ys = ys.reshape(ys.shape[0], M * C, *ys.shape[3:])[:, :T]
     return jnp.where(view.broken[..., None, None], jnp.nan, ys)
 
@@ -133,12 +143,13 @@ def _padded(x: Array, axis: int, before: int, after: int) -> Array:
 
 
 def rotate(x: Array, positions: np.ndarray, base: float) -> Array:
-    """Turns the pairs (i, i + K/2) of x [B, M, S, H, K] by the angle position * base^(-2i/K).
+    """Turns the pairs (i, i + K/2) of x [B, M, S, ..., K] by the angle position * base^(-2i/K).
 
     The product of two vectors so turned depends on the difference of their positions alone.
     """
     half = x.shape[-1] // 2
     angles = positions[:, None] * base ** (-np.arange(half) / half)
-    cos, sin = (jnp.asarray(f(angles), x.dtype)[None, None, :, None] for f in (np.cos, np.sin))
+    angles = angles.reshape(1, 1, len(positions), *(1,) * (x.ndim - 4), half)
+    cos, sin = (jnp.asarray(f(angles), x.dtype) for f in (np.cos, np.sin))
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)

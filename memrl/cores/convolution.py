@@ -27,8 +27,11 @@ class ShortConvolution(nnx.Module):
         """Zeros [B, width - 1, D]."""
         return jnp.zeros((batch_size, self.width - 1, self.features))
 
-    def __call__(self, state: Array, xs: Array, resets: Array) -> tuple[Array, Array]:
-        """T steps: `xs` [T, B, D] and `resets` [T, B] give the last state and `ys` [T, B, D], in the dtype of `xs`."""
+    def __call__(self, state: Array, xs: Array, resets: Array, count: Array | None = None) -> tuple[Array, Array]:
+        """T steps: `xs` [T, B, D] and `resets` [T, B] give the last state and `ys` [T, B, D], in the dtype of `xs`.
+
+        Where a `count` [B] is given the state is that after so many steps.
+        """
         T, carried = len(xs), self.width - 1
         before = jnp.swapaxes(state, 0, 1)
         padded = jnp.concatenate([before, xs.astype(state.dtype)])  # x_t is padded[t + width - 1]
@@ -40,10 +43,15 @@ class ShortConvolution(nnx.Module):
             ys = ys + kernel[i][None, None] * jnp.where((i <= age)[..., None], tap, 0)
         if self.bias is not None:
             ys = ys + self.bias[...].astype(xs.dtype)[None, None]
-        last = padded[T:]  # [width - 1, B, D], of which what came before the last reset is forgotten
-        ages = jnp.arange(carried - 1, -1, -1)[:, None, None]
-        kept = ages <= age[-1][None, :, None] if T else jnp.ones(last.shape, bool)
-        return jnp.swapaxes(jnp.where(kept, last, 0), 0, 1), ys
+        ages = jnp.concatenate([jnp.full_like(age, carried, shape=(1, age.shape[1])), age])  # after 0 to T steps
+        if count is None:
+            last, youngest = padded[T:], ages[T:]
+        else:
+            places = count[None] + jnp.arange(carried)[:, None]
+            last = jnp.take_along_axis(padded, places[..., None], 0)
+            youngest = jnp.take_along_axis(ages, count[None], 0)
+        kept = jnp.arange(carried - 1, -1, -1)[:, None] <= youngest  # what came before the last reset is forgotten
+        return jnp.swapaxes(jnp.where(kept[..., None], last, 0), 0, 1), ys
 
 
 def steps_since_reset(resets: Array, at_most: int, before: Array | None = None) -> Array:

@@ -107,13 +107,10 @@ class InnerLoop:
     def unroll(self, state: InnerState, steps: Steps, resets: Array) -> tuple[InnerState, Array, Array]:
         """T steps: the last state, what was read [T, B, d], and each step's loss before it was learnt from [T, B]."""
         T = len(resets)
+        if T == 1:  # so that a step does not cost a chunk
+            return self.within_chunk(state, steps, resets, jnp.ones_like(resets))
         memory, phase = (state.base, state.weights, state.momentum), (state.phase + T) % self.chunk_length
         marks = Marks(resets, ~finite(steps), jnp.ones_like(resets))
-        if T == 1:  # a block of one step, so that a step does not cost a chunk
-            steps, marks = jax.tree.map(lambda x: x.swapaxes(0, 1)[None], (steps, marks))
-            block = self._blocks(steps, marks, (phase == 0)[None])
-            memory, (ys, losses) = self._block(memory, jax.tree.map(lambda x: x[0], block))
-            return state_of(memory, phase), ys.swapaxes(0, 1), losses.swapaxes(0, 1)
         steps, marks = jax.tree.map(lambda x: to_grid(x, state.phase, self.chunk_length), (steps, marks))
         M = len(marks.resets)
         complete = (1 + jnp.arange(M))[:, None] * self.chunk_length <= (state.phase + T)[None]
@@ -129,6 +126,36 @@ class InnerLoop:
             from_grid(jnp.concatenate([x, y[None]]), state.phase, T) for x, y in zip(out, out_last, strict=True)
         )
         return state_of(memory, phase), ys, losses
+
+    def within_chunk(
+        self, state: InnerState, steps: Steps, resets: Array, real: Array
+    ) -> tuple[InnerState, Array, Array]:
+        """`unroll` over steps of which those that are `real` [T, B] come first and go no further than their chunk."""
+        phase = state.phase + jnp.sum(real, 0, dtype=jnp.int32)
+        steps = jax.tree.map(lambda x: jnp.where(real.reshape(*real.shape, *(1,) * (x.ndim - 2)), x, 0), steps)
+        marks = Marks(resets & real, ~finite(steps), real)
+        steps, marks = jax.tree.map(lambda x: x.swapaxes(0, 1)[None], (steps, marks))
+        block = self._blocks(steps, marks, (phase == self.chunk_length)[None])
+        memory = (state.base, state.weights, state.momentum)
+        memory, (ys, losses) = self._block(memory, jax.tree.map(lambda x: x[0], block))
+        return state_of(memory, phase % self.chunk_length), ys.swapaxes(0, 1), losses.swapaxes(0, 1)
+
+    def recall(self, state: InnerState, q: Array, resets: Array) -> Array:
+        """M_base(q) of steps within the chunk, [T, B, d]."""
+        bad = ~finite(state.base, axes=1)  # [B]
+        base = jax.tree.map(lambda x: select(bad, jnp.zeros_like(x), x), state.base)
+        initial = self.network.initial()
+        if self.weights_of is not None:
+            base, initial = jax.tree.map(self.weights_of, (base, initial))
+        carried = (jnp.cumsum(resets, 0) == 0).T[..., None]
+        bad_q = ~jnp.isfinite(q).all(-1, keepdims=True)
+
+        def product(layer: int, h: Array) -> Array:
+            return jnp.where(carried, h @ base[layer], h @ initial[layer])
+
+        h = self.network.read(product, jnp.where(bad_q, 0, q).swapaxes(0, 1))
+        h = jnp.where(carried & bad[:, None, None], jnp.nan, h).swapaxes(0, 1)
+        return jnp.where(bad_q, jnp.nan, h)
 
     def _blocks(self, steps: Steps, marks: "Marks", complete: Array) -> Block:
         """All that does not depend on the memory, for all blocks at once: steps and marks are [M, B, C, ...]."""

@@ -127,9 +127,23 @@ class NeuralMemory(MemoryCore):
 
     def unroll(self, state: NeuralMemoryState, xs: Array, resets: Array) -> tuple[NeuralMemoryState, Array]:
         """See `MemoryCore.unroll`."""
+        inputs, steps, gate = self.steps(state.inputs, xs, resets)
+        memory, o, _ = self.inner_loop.unroll(state.memory, steps, resets)
+        return NeuralMemoryState(inputs, memory), self.read(o, gate, xs.dtype)
+
+    def within_chunk(
+        self, state: NeuralMemoryState, xs: Array, resets: Array, real: Array
+    ) -> tuple[NeuralMemoryState, Array]:
+        """`unroll` over steps of which those that are `real` [T, B] come first and go no further than their chunk."""
+        inputs, steps, gate = self.steps(state.inputs, xs, resets, jnp.sum(real, 0, dtype=jnp.int32))
+        memory, o, _ = self.inner_loop.within_chunk(state.memory, steps, resets, real)
+        return NeuralMemoryState(inputs, memory), self.read(o, gate, xs.dtype)
+
+    def steps(self, inputs: Array, xs: Array, resets: Array, count: Array | None = None) -> tuple[Array, Steps, Array]:
+        """The convolution's inputs after all steps, or after `count` [B]; the inner loop's steps; the output gate."""
         # Between the projections in float32: the memory would magnify the rounding of bfloat16.
         qkv, gate, gates = split_widths(self.project(xs).astype(jnp.float32), self.widths)
-        inputs, qkv = self.convolution(state.inputs, qkv, resets)
+        inputs, qkv = self.convolution(inputs, qkv, resets, count)
         q, k, v = jnp.split(nnx.silu(qkv), 3, -1)
         gate_of = {name: gates[..., i] for i, name in enumerate(self.config.gates)}
         none = jnp.zeros_like(gates[..., 0])
@@ -142,6 +156,9 @@ class NeuralMemory(MemoryCore):
             jax.nn.log_sigmoid(gate_of["momentum"]) if "momentum" in gate_of else none,
             jax.nn.softplus(gate_of["threshold"]) if "threshold" in gate_of else none,
         )
-        memory, o, _ = self.inner_loop.unroll(state.memory, steps, resets)
+        return inputs, steps, gate
+
+    def read(self, o: Array, gate: Array, dtype: jnp.dtype) -> Array:
+        """What was read, [T, B, d], normalised, gated and projected."""
         o = self.norm(o[..., None, :])[..., 0, :] * nnx.silu(gate)
-        return NeuralMemoryState(inputs, memory), self.output(o.astype(xs.dtype))
+        return self.output(o.astype(dtype))

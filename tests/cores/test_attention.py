@@ -60,6 +60,25 @@ def test_blocks_equal_every_pair(T, W, heads, base):
     assert_close(by_blocks, expected, 2e-5)
 
 
+@pytest.mark.parametrize(("T", "W"), [(1, 3), (5, 40), (100, 7)])
+def test_several_keys_of_a_row_and_keys_of_none(T, W):
+    """Against rows that see two rows for one, and further rows that all see."""
+    (q, *_), view = problem(T, W)
+    rng, P = np.random.default_rng(0), 2
+    k, v = (normal(rng, (B, W + T, 2, H, width)) for width in (K, V))
+    always = normal(rng, (P, H, K)), normal(rng, (P, H, V))
+    ys = attend(q, k, v, view, always=always)
+    age = W + np.arange(T)[:, None] - np.arange(W + T)[None]
+    visible = (age[None] >= 0) & (age[None] <= view.seen[:, :, None])
+    visible = jnp.concatenate([visible, visible, jnp.ones((B, T, P), bool)], -1)
+    keys, values = (
+        jnp.concatenate([x[:, :, 0], x[:, :, 1], jnp.broadcast_to(a[None], (B, *a.shape))], 1)
+        for x, a in zip((k, v), always, strict=True)
+    )
+    scores = jnp.where(visible[:, None], jnp.einsum("bthk,bshk->bhts", q, keys), MASKED)
+    assert_close(ys, jnp.einsum("bhts,bshv->bthv", jax.nn.softmax(scores), values), 2e-5)
+
+
 def test_memory_grows_with_the_window_and_not_with_the_sequence():
     T, W = 4096, 16
     (q, k, v, _), view = problem(T, W)
@@ -68,9 +87,10 @@ def test_memory_grows_with_the_window_and_not_with_the_sequence():
     assert largest <= 4 * B * H * T * (W + 32)
 
 
-@pytest.mark.parametrize("name", ["gtrxl", "window_attention"])
+@pytest.mark.parametrize("name", ["gtrxl", "window_attention", "titans_mac"])
 def test_long_unroll_equals_steps(name):
-    T, size = 70, {"gtrxl": {"memory": 5}, "window_attention": {"window": 5}}[name]
+    sizes = {"gtrxl": {"memory": 5}, "window_attention": {"window": 5}, "titans_mac": {"chunk_length": 5, "width": 4}}
+    T, size = 70, sizes[name]
     core = make_core(name, D, rngs=nnx.Rngs(0), **size)
     rng = np.random.default_rng(0)
     xs, resets = normal(rng, (T, B, D)), jnp.asarray(rng.random((T, B)) < 0.05)
@@ -120,6 +140,7 @@ MISTAKES = [
     ("gtrxl", 8, {"hidden_size": 0}, "core gtrxl: hidden_size is 0, expected more than 0"),
     ("gtrxl", 7, {}, "core gtrxl: features is 7, expected an even number for sines and cosines"),
     ("window_attention", 8, {"window": 0}, "core window_attention: window is 0, expected more than 0"),
+    ("window_attention", 8, {"persistent": -1}, "core window_attention: persistent is -1, expected at least 0"),
     ("window_attention", 8, {"heads": 3}, "core window_attention: features is 8, expected a multiple of heads = 3"),
     ("window_attention", 8, {"heads": 8}, "core window_attention: features / heads is 1, expected an even number"),
     ("window_attention", 8, {"rotary_base": 0.0}, "core window_attention: rotary_base is 0.0, expected more than 0"),

@@ -3,28 +3,44 @@
 import numpy as np
 from cores.references.common import over_episodes, softmax
 
-VARIANTS = [{"window": 3, "heads": 2}, {"window": 1, "heads": 4, "rotary_base": 10.0}, {"window": 13}]
+VARIANTS = [
+    {"window": 3, "heads": 2, "persistent": 2},
+    {"window": 3, "heads": 2},
+    {"window": 1, "heads": 4, "rotary_base": 10.0},
+    {"window": 13},
+]
 
 
 def reference(config, p, state, xs, resets):
-    D = xs.shape[-1]
-    H = config.heads or 1
-    w_q, w_k, w_v = np.split(p["input"]["kernel"], 3, -1)
-
     def step(past, x):
-        past = [*past, np.concatenate([x @ w_k, x @ w_v])][-config.window - 1 :]
-        keys, values = (np.reshape(past, (-1, 2, H, D // H))[:, i] for i in (0, 1))
-        query = (x @ w_q).reshape(H, -1)
-        y = np.zeros((H, D // H))
-        for h in range(H):
-            scores = [
-                turn(query[h], len(past) - 1, config.rotary_base) @ turn(key[h], s, config.rotary_base)
-                for s, key in enumerate(keys)
-            ]
-            y[h] = softmax(np.array(scores) / np.sqrt(D // H)) @ values[:, h]
-        return past[-config.window :], y.reshape(D) @ p["output"]["kernel"]
+        past = [*past, attention_row(p, x)][-config.steps_back - 1 :]
+        y = attention(config, p, x, [(row, place) for place, row in enumerate(past)])
+        return past[-config.steps_back :], y
 
     return over_episodes(step, state, xs, resets)
+
+
+def attention_row(p, x):
+    """The key and the value of a token, those of all heads in a row."""
+    _, w_k, w_v = np.split(p["input"]["kernel"], 3, -1)
+    return np.concatenate([x @ w_k, x @ w_v])
+
+
+def attention(config, p, x, past):
+    """Of a token x, over rows with their positions, the last of which is that of x, and over persistent tokens."""
+    D, H = len(x), config.heads or 1
+    K = D // H
+    query = x @ p["input"]["kernel"][:, :D]
+    tokens = p["persistent"] if config.persistent else []
+    y = np.zeros(D)
+    for h in range(H):
+        mine = slice(h * K, (h + 1) * K)
+        turned = turn(query[mine], past[-1][1], config.rotary_base)
+        scores = [turned @ turn(row[:D][mine], place, config.rotary_base) for row, place in past]
+        scores += [query[mine] @ attention_row(p, token)[:D][mine] for token in tokens]
+        values = [row[D:][mine] for row in [*(row for row, _ in past), *(attention_row(p, token) for token in tokens)]]
+        y[mine] = softmax(np.array(scores) / np.sqrt(K)) @ values
+    return y @ p["output"]["kernel"]
 
 
 def turn(x, position, base):
