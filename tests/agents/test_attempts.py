@@ -104,9 +104,14 @@ def test_advantages(scores, baseline, scale, expected):
 @pytest.mark.parametrize("baseline", ["group", "leave_one_out"])
 @pytest.mark.parametrize("scale", [True, False])
 def test_equal_scores_have_no_advantage(baseline, scale):
-    """Exactly: the mean of three times 0.1 in float32 is not 0.1."""
-    assert not compare([0.1, 0.1, 0.1], baseline, scale=scale).any()
-    assert not differ(jnp.array([0.1, 0.1, 7.0]), jnp.array([True, True, False]))
+    """Exactly, although the mean of seven times 0.1 in float32 is another number."""
+    assert not compare([0.1] * 7, baseline, scale=scale).any()
+
+
+def test_whether_scores_differ():
+    counts = jnp.array([True, True, False])
+    assert not differ(jnp.array([0.1, 0.1, 7.0]), counts)
+    assert differ(jnp.array([0.1, 0.2, 0.1]), counts)
 
 
 def test_what_does_not_count_is_not_compared_with():
