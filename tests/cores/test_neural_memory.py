@@ -12,8 +12,9 @@ from jaxprs import equations
 
 from memrl import MemrlError, make_core
 from memrl.cores.chunk_grid import chunks_needed, from_grid, to_grid
-from memrl.cores.inner_loop import InnerLoop, InnerState, Steps, newton_schulz
+from memrl.cores.inner_loop import InnerLoop, InnerState, Steps
 from memrl.cores.inner_network import InnerNetwork, attentional_bias
+from memrl.cores.newton_schulz import newton_schulz
 from memrl.kernels import gated_delta_rule
 
 MISTAKES = [
