@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from memrl.cores.base import CoreConfig, Linear, MemoryCore
+from memrl.cores.base import CoreConfig, Extras, Linear, MemoryCore
 from memrl.cores.convolution import ShortConvolution
 from memrl.cores.heads import HeadNorm, unit
 from memrl.cores.inner_loop import InnerLoop, InnerState, Optimiser, Retention, Steps, retained
@@ -25,6 +25,8 @@ from memrl.cores.linear_attention import split_widths
 from memrl.cores.polynomial import PolynomialFeatures
 from memrl.errors import check
 from memrl.types import Array
+
+INNER_LOSS = "inner_loss"  # the metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +98,7 @@ class NeuralMemory(MemoryCore):
     """A layer whose memory is a network; its state is a `NeuralMemoryState`."""
 
     parallel: ClassVar[bool] = False  # the steps of a chunk are, but chunks wait for each other
+    metrics: ClassVar[tuple[str, ...]] = (INNER_LOSS,)  # mean over the steps of each one's loss before it is learnt
 
     def __init__(self, features: int, config: NeuralMemoryConfig, *, rngs: nnx.Rngs):
         d = config.width
@@ -143,6 +146,13 @@ class NeuralMemory(MemoryCore):
 
     def unroll(self, state: NeuralMemoryState, xs: Array, resets: Array) -> tuple[NeuralMemoryState, Array]:
         """See `MemoryCore.unroll`."""
+        state, ys, _ = self.unroll_with_extras(state, xs, resets)
+        return state, ys
+
+    def unroll_with_extras(
+        self, state: NeuralMemoryState, xs: Array, resets: Array
+    ) -> tuple[NeuralMemoryState, Array, Extras]:
+        """See `MemoryCore.unroll_with_extras`."""
         # Between the projections in float32: the memory would magnify the rounding of bfloat16.
         qkv, gate, gates, shares = split_widths(self.project(xs).astype(jnp.float32), self.widths)
         inputs, qkv = self.convolution(state.inputs, qkv, resets)
@@ -162,6 +172,7 @@ class NeuralMemory(MemoryCore):
             jax.nn.softplus(gate_of["threshold"]) if "threshold" in gate_of else none,
             nnx.sigmoid(shares) if self.config.window > 1 else (),
         )
-        memory, o, _ = self.inner_loop.unroll(state.memory, steps, resets)
+        memory, o, losses = self.inner_loop.unroll(state.memory, steps, resets)
         o = self.norm(o[..., None, :])[..., 0, :] * nnx.silu(gate)
-        return NeuralMemoryState(inputs, memory), self.output(o.astype(xs.dtype))
+        ys = self.output(o.astype(xs.dtype))
+        return NeuralMemoryState(inputs, memory), ys, Extras(ys, {INNER_LOSS: jnp.mean(losses)})

@@ -1,6 +1,6 @@
 """Polynomial features of keys and queries (Behrouz et al. 2025, ATLAS), without products of two of their entries.
 
-    phi(x) = [a_1 x, a_2 x^2, ..., a_p x^p]    powers of each entry, one after the other
+phi(x) = [a_1 x, a_2 x^2, ..., a_p x^p]    powers of each entry, one after the other
 """
 
 import math
