@@ -152,7 +152,8 @@ class GradientStep(NamedTuple):
     """What a gradient step reports, scalars, and sums of them."""
 
     losses: Losses
-    metrics: Metrics  # of the memory; of the steps after the first that was not finite, zero
+    metrics: Metrics  # of the memory, zero where not measured
+    measured: Array  # 1, until after the first step that was not finite: all that follow it are bad for that reason
     gradient_norm: Array
     nonfinite: Array  # 1 where loss, gradient or a metric of the memory is NaN or infinite
     steps: Array  # 1
@@ -302,10 +303,17 @@ class PPO:
             params = descend(params, direction, learning_rate)
             finite = [jnp.isfinite(x) for x in (losses.loss, norm, *metrics.values())]
             nonfinite = ~functools.reduce(jnp.logical_and, finite)
-            # One bad step makes all that follow it bad: only until then do metrics say what the reason was.
-            metrics = {name: jnp.where(totals.nonfinite == 0, x, 0) for name, x in metrics.items()}
+            measured = totals.nonfinite == 0
+            metrics = {name: jnp.where(measured, x, 0) for name, x in metrics.items()}
             stop = False if config.target_kl is None else losses.approximate_kl > config.target_kl
-            report = GradientStep(losses, metrics, norm, nonfinite.astype(jnp.float32), jnp.float32(1))
+            report = GradientStep(
+                losses=losses,
+                metrics=metrics,
+                measured=measured.astype(jnp.float32),
+                gradient_norm=norm,
+                nonfinite=nonfinite.astype(jnp.float32),
+                steps=jnp.float32(1),
+            )
             return params, optimiser, jnp.asarray(stop), jax.tree.map(jnp.add, totals, report)
 
         def step(carry, chosen):
@@ -314,12 +322,13 @@ class PPO:
             return lax.cond(carry[2], lambda c, _: c, gradient_step, carry, chosen), None
 
         zero = jnp.float32(0)
-        no_metrics = dict.fromkeys(self.network(state).metrics, zero)
-        nothing = GradientStep(Losses(*[zero] * len(Losses._fields)), no_metrics, zero, zero, zero)
+        no_metrics: Metrics = dict.fromkeys(self.network(state).metrics, zero)
+        nothing = GradientStep(Losses(*[zero] * len(Losses._fields)), no_metrics, zero, zero, zero, zero)
         start = (state.params, state.optimiser, jnp.asarray(False), nothing)
         (params, optimiser, _, totals), _ = lax.scan(step, start, minibatches)
-        means = totals.losses._asdict() | {"gradient_norm": totals.gradient_norm} | totals.metrics
+        means = totals.losses._asdict() | {"gradient_norm": totals.gradient_norm}
         means = {name: total / totals.steps for name, total in means.items()}
+        means |= {name: total / totals.measured for name, total in totals.metrics.items()}
         return params, optimiser, means | {"gradient_steps": totals.steps, "nonfinite_steps": totals.nonfinite}
 
     def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, tuple[Losses, Metrics]]:
@@ -376,7 +385,7 @@ def make_batch(trajectory: Trajectory, advantages: Advantages, chunk_length: int
     transitions, advantages = jax.tree.map(
         lambda x: to_sequences(x, chunk_length), (trajectory.transitions, advantages)
     )
-    states = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory.chunk_states)
+    states = jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), trajectory.chunk_states)
     return Batch(transitions, advantages, states)
 
 

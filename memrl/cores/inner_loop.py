@@ -126,23 +126,23 @@ class InnerLoop:
     def unroll(self, state: InnerState, steps: Steps, resets: Array) -> tuple[InnerState, Array, Array]:
         """T steps: the last state, what was read [T, B, d], and each step's loss before it was learnt from [T, B].
 
-        The loss is NaN where the memory has diverged, and zero where it was lost to a step that was not finite.
+        The loss is NaN where the memory has diverged, so that what was read has no length, and zero where it was lost
+        to a step that was not finite.
         """
         T, C = len(resets), self.chunk_length
         memory, phase = (state.base, state.weights, state.momentum), (state.phase + T) % C
         marks = Marks(resets, ~finite(steps), jnp.ones_like(resets))
         steps = jax.tree.map(lambda x: zero_where(marks.bad, x), steps)
-        past, memory = sound(state.past, memory)
+        lost, (past, memory) = lost_to_bad_steps(marks), sound(state.past, memory)
         tokens = Tokens(steps.k, steps.v, steps.threshold, jnp.cumsum(resets, 0, dtype=jnp.int32))
         tokens, past = with_the_past(past, tokens)
         steps = steps._replace(k=(), v=(), threshold=())  # from here on they are the tokens'
-        lost = lost_to_bad_steps(marks)
         if T == 1:  # a block of one step, so that a step does not cost a chunk
             steps, marks, tokens = jax.tree.map(lambda x: x.swapaxes(0, 1)[None], (steps, marks, tokens))
             block = self._blocks(steps, marks, tokens, (phase == 0)[None])
             memory, (ys, losses) = self._block(memory, jax.tree.map(lambda x: x[0], block))
             ys, losses = ys.swapaxes(0, 1), losses.swapaxes(0, 1)
-            return state_of(memory, phase, past), ys, jnp.where(lost, 0, losses)
+            return state_of(memory, phase, past), ys, judged(losses, ys, lost)
         tokens = tokens_of_chunks(tokens, state.phase, T, C)
         steps, marks = jax.tree.map(lambda x: to_grid(x, state.phase, C), (steps, marks))
         M = len(marks.resets)
@@ -153,12 +153,12 @@ class InnerLoop:
         memory, out = lax.scan(body, memory, most)
         # The last chunk is often empty: when all rows are at the start of a chunk, and C divides T.
         idle = (jnp.zeros_like(last.tokens.v[:, -C:]), jnp.zeros_like(last.steps.rate))
-        empty = jnp.all((M - 1) * C >= state.phase + T)
+        empty = jnp.all(state.phase + T <= (M - 1) * C)
         memory, out_last = lax.cond(empty, lambda memory, _: (memory, idle), body, memory, last)
         ys, losses = (
             from_grid(jnp.concatenate([x, y[None]]), state.phase, T) for x, y in zip(out, out_last, strict=True)
         )
-        return state_of(memory, phase, past), ys, jnp.where(lost, 0, losses)
+        return state_of(memory, phase, past), ys, judged(losses, ys, lost)
 
     def _blocks(self, steps: Steps, marks: Marks, tokens: Tokens, complete: Array) -> Block:
         """All that does not depend on the memory, for all blocks at once: steps and marks are [M, B, C, ...]."""
@@ -200,7 +200,6 @@ class InnerLoop:
         broken = block.broken | (bad[:, None] & block.carried)
         memory = (base, weights, momentum)
         memory = jax.tree.map(lambda x: select(broken[:, -1], jnp.full_like(x, jnp.nan), x), memory)
-        losses = jnp.where(bad[:, None] & block.carried, jnp.nan, losses)
         return memory, (jnp.where(broken[..., None], jnp.nan, ys), losses)
 
     def _slopes(self, base: Weights, initial: Weights, block: Block) -> tuple[Weights, Weights, Array]:
@@ -318,6 +317,12 @@ def lost_to_bad_steps(marks: Marks) -> Array:
     """Whether some step since the last reset was not finite, that step included; [T, B]."""
     t = jnp.arange(len(marks.bad))[:, None]
     return lax.cummax(jnp.where(marks.bad, t, -1), 0) >= lax.cummax(jnp.where(marks.resets, t, 0), 0)
+
+
+def judged(losses: Array, ys: Array, lost: Array) -> Array:
+    """The losses [T, B]: NaN where what was read is not finite, or not its length; zero where `lost`."""
+    diverged = ~jnp.isfinite(jnp.sum(jnp.square(ys), -1))
+    return jnp.where(lost, 0, jnp.where(diverged, jnp.nan, losses))
 
 
 def state_of(memory: Memory, phase: Array, past: Tokens | tuple[()]) -> InnerState:

@@ -12,7 +12,7 @@ from memrl.types import Array
 
 
 class PolynomialFeatures(nnx.Module):
-    """The powers of `degree` p and less; the a_i are parameters, which start at 1 / i! as in an exponential's series."""
+    """Powers up to p, the `degree`; the a_i are parameters, which start at 1 / i! as in an exponential's series."""
 
     def __init__(self, degree: int):
         self.coefficients = nnx.Param(jnp.array([1 / math.factorial(i) for i in range(1, degree + 1)]))

@@ -1,4 +1,4 @@
-"""What the parts of a network measure in an unroll, brought together: scalars by name (see `memrl.cores.base.Extras`)."""
+"""What the parts of a network measure in an unroll, brought together: scalars by name."""
 
 from collections.abc import Iterable, Sequence
 

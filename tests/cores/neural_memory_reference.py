@@ -19,7 +19,7 @@ def network(xp, config, norm, weights, x):
     if not config.residual:
         return h
     centred = h - xp.mean(h)
-    return x + centred / xp.sqrt(xp.mean(centred**2) + 1e-6) * norm["scale"] + norm["bias"]
+    return x[: len(h)] + centred / xp.sqrt(xp.mean(centred**2) + 1e-6) * norm["scale"] + norm["bias"]
 
 
 def loss(config, weights, norm, k, v, threshold):

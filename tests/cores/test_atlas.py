@@ -1,5 +1,7 @@
 """The window of the Omega rule and the features of Atlas, by themselves; its equations are in the contract."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +57,7 @@ def test_every_step_finds_the_tokens_before_it(c):
 
 
 def test_the_state_keeps_the_running_episode():
-    past = no_tokens(2, window=4, inputs=1, width=1)
+    past: Any = no_tokens(2, window=4, inputs=1, width=1)
     tokens, past = with_the_past(past, tokens_from([[1, 2], [3, 4]], [[0, 0], [0, 1]]))
     assert tokens.threshold.tolist() == [[0, 0], [0, 0], [0, 0], [1, 2], [3, 4]]
     assert past.threshold.tolist() == [[0, 1, 3], [0, 0, 4]]
@@ -67,7 +69,7 @@ def test_the_state_keeps_the_running_episode():
 
 def test_the_window_is_no_state_of_the_others():
     def size(name, **hyperparameters):
-        state = make_core(name, 8, rngs=nnx.Rngs(0), **hyperparameters).initial_state(1)
+        state: Any = make_core(name, 8, rngs=nnx.Rngs(0), **hyperparameters).initial_state(1)
         return sum(x.nbytes for x in jax.tree.leaves(state.memory.past)), sum(x.nbytes for x in jax.tree.leaves(state))
 
     assert size("titans")[0] == size("atlas", window=1)[0] == 0
@@ -79,8 +81,8 @@ def test_the_window_is_no_state_of_the_others():
 def test_a_window_of_one_with_a_gate_that_is_open_is_no_window():
     """Atlas whose gates let only the own token through, and that in full, against itself without a window."""
     hyperparameters = {"width": 6, "chunk_length": 4}
-    wide = make_core("atlas", 8, rngs=nnx.Rngs(0), window=3, **hyperparameters)
-    plain = make_core("atlas", 8, rngs=nnx.Rngs(0), window=1, **hyperparameters)
+    wide: Any = make_core("atlas", 8, rngs=nnx.Rngs(0), window=3, **hyperparameters)
+    plain: Any = make_core("atlas", 8, rngs=nnx.Rngs(0), window=1, **hyperparameters)
     for part in ("convolution", "features_of", "network", "norm", "output"):
         setattr(plain, part, getattr(wide, part))
     plain.project.kernel[...] = wide.project.kernel[...][:, :-3]
