@@ -322,7 +322,7 @@ class PPO:
             return lax.cond(carry[2], lambda c, _: c, gradient_step, carry, chosen), None
 
         zero = jnp.float32(0)
-        no_metrics: Metrics = dict.fromkeys(self.network(state).metrics, zero)
+        no_metrics = {name: jnp.float32(0) for name in self.network(state).metrics}
         nothing = GradientStep(Losses(*[zero] * len(Losses._fields)), no_metrics, zero, zero, zero, zero)
         start = (state.params, state.optimiser, jnp.asarray(False), nothing)
         (params, optimiser, _, totals), _ = lax.scan(step, start, minibatches)
