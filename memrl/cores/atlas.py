@@ -15,7 +15,7 @@ phi has the powers of each entry alone: the paper's phi_p has all monomials, 561
 a memory would not be of a size for many environments. Newton-Schulz steps with the coefficients of Muon. The bound of
 the gradient's norm is that of each token's.
 
-State: 3 times the network's weights and the window's keys and values: 75 KB with the default sizes.
+State: 3 times the network's weights and the window's keys and values: 74 KB with the default sizes.
 
 Left out: monomials of several entries, the gated memory of Atlas++, rates for each channel, the layer normalisation of
 weights at the ends of chunks; a hidden layer 4 times as wide (here 2).
