@@ -19,7 +19,8 @@ What is trained is W itself, or, with the retentions `lq` and `kl`, something th
 for which W_t is not linear in the gradients any more, nor is it with Newton-Schulz steps, M_t = (1 - alpha_t) M_{t-1} +
 theta_t NS(S_t). Then a loop over the steps of a chunk holds one set of weights; the gradients are as above.
 
-With a window, a step's gradient is the sum of those of the last c tokens, by shares: see `memrl.cores.inner_window`.
+With a window, a step's gradient is the sum of those of the last tokens, by shares (`memrl.cores.inner_window`); in dual
+form P_alpha P_eta is then multiplied by the matrix of all steps' shares in all tokens.
 """
 
 import dataclasses
