@@ -23,6 +23,7 @@ from memrl.agents.returns import Advantages, generalised_advantages
 from memrl.agents.rollout import Episodes, Rollout, collect, init_rollout, to_sequences
 from memrl.errors import check
 from memrl.networks import ActorCritic
+from memrl.networks.metrics import Metrics
 from memrl.types import Array, Key, Observation, State, Trajectory, Transition
 
 
@@ -151,8 +152,10 @@ class GradientStep(NamedTuple):
     """What a gradient step reports, scalars, and sums of them."""
 
     losses: Losses
+    metrics: Metrics  # of the memory, zero where not measured
+    measured: Array  # 1, until after the first step that was not finite: all that follow it are bad for that reason
     gradient_norm: Array
-    nonfinite: Array  # 1 where loss or gradient is NaN or infinite
+    nonfinite: Array  # 1 where loss, gradient or a metric of the memory is NaN or infinite
     steps: Array  # 1
 
 
@@ -293,14 +296,24 @@ class PPO:
 
         def gradient_step(carry, chosen):
             params, optimiser, _, totals = carry
-            gradient, losses = jax.grad(self._loss, has_aux=True)(params, state, select(batch, chosen))
+            gradient, (losses, metrics) = jax.grad(self._loss, has_aux=True)(params, state, select(batch, chosen))
             gradient = flatten(gradient)
             norm = jnp.linalg.norm(gradient)  # shares its kernels with the clipping in `optimiser`
             direction, optimiser = self.optimiser.update(gradient, optimiser)
             params = descend(params, direction, learning_rate)
-            nonfinite = ~(jnp.isfinite(losses.loss) & jnp.isfinite(norm))
+            finite = [jnp.isfinite(x) for x in (losses.loss, norm, *metrics.values())]
+            nonfinite = ~functools.reduce(jnp.logical_and, finite)
+            measured = totals.nonfinite == 0
+            metrics = {name: jnp.where(measured, x, 0) for name, x in metrics.items()}
             stop = False if config.target_kl is None else losses.approximate_kl > config.target_kl
-            report = GradientStep(losses, norm, nonfinite.astype(jnp.float32), jnp.float32(1))
+            report = GradientStep(
+                losses=losses,
+                metrics=metrics,
+                measured=measured.astype(jnp.float32),
+                gradient_norm=norm,
+                nonfinite=nonfinite.astype(jnp.float32),
+                steps=jnp.float32(1),
+            )
             return params, optimiser, jnp.asarray(stop), jax.tree.map(jnp.add, totals, report)
 
         def step(carry, chosen):
@@ -309,15 +322,17 @@ class PPO:
             return lax.cond(carry[2], lambda c, _: c, gradient_step, carry, chosen), None
 
         zero = jnp.float32(0)
-        nothing = GradientStep(Losses(*[zero] * len(Losses._fields)), zero, zero, zero)
+        no_metrics = {name: jnp.float32(0) for name in self.network(state).metrics}
+        nothing = GradientStep(Losses(*[zero] * len(Losses._fields)), no_metrics, zero, zero, zero, zero)
         start = (state.params, state.optimiser, jnp.asarray(False), nothing)
         (params, optimiser, _, totals), _ = lax.scan(step, start, minibatches)
         means = totals.losses._asdict() | {"gradient_norm": totals.gradient_norm}
         means = {name: total / totals.steps for name, total in means.items()}
+        means |= {name: total / totals.measured for name, total in totals.metrics.items()}
         return params, optimiser, means | {"gradient_steps": totals.steps, "nonfinite_steps": totals.nonfinite}
 
-    def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, Losses]:
-        """PPO's loss on a batch of sequences, replayed from their starting states."""
+    def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, tuple[Losses, Metrics]]:
+        """PPO's loss on a batch of sequences, replayed from their starting states, and what the memory measured."""
         config = self.config
         transitions = batch.transitions
         network = self.network(state._replace(params=params))
@@ -333,7 +348,7 @@ class PPO:
         ).mean()
         entropy = output.policy.entropy().mean()
         loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
-        return loss, Losses(
+        losses = Losses(
             loss=loss,
             policy_loss=policy_loss,
             value_loss=value_loss,
@@ -341,6 +356,7 @@ class PPO:
             approximate_kl=jnp.mean(jnp.expm1(log_ratio) - log_ratio),
             clip_fraction=jnp.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip),
         )
+        return loss, (losses, output.metrics)
 
 
 def clipped_policy_loss(log_ratio: Array, advantage: Array, clip: float) -> Array:
@@ -369,7 +385,7 @@ def make_batch(trajectory: Trajectory, advantages: Advantages, chunk_length: int
     transitions, advantages = jax.tree.map(
         lambda x: to_sequences(x, chunk_length), (trajectory.transitions, advantages)
     )
-    states = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory.chunk_states)
+    states = jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), trajectory.chunk_states)
     return Batch(transitions, advantages, states)
 
 
