@@ -32,19 +32,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from memrl.cores.chunk_grid import from_grid, to_grid
+from memrl.cores.inner_blocks import Block, Marks, Steps, finite, make_blocks, tokens_apart
 from memrl.cores.inner_network import InnerNetwork, Loss, Weights
-from memrl.cores.inner_window import (
-    Tokens,
-    by_token,
-    no_tokens,
-    shares,
-    tokens_of_chunks,
-    windows,
-    with_the_past,
-    zero_where,
-)
+from memrl.cores.inner_window import Tokens, no_tokens, tokens_of_chunks, windows, zero_where
 from memrl.cores.newton_schulz import newton_schulz
-from memrl.kernels.chunks import decays, segments, sums_in_chunks
 from memrl.types import Array
 
 Memory = tuple[Weights, Weights, Weights]  # base, weights, momentum
@@ -60,44 +51,6 @@ class InnerState(NamedTuple):
     momentum: Weights  # of each layer [B, inputs, outputs]; empty without momentum
     phase: Array  # [B] int32, steps of the chunk that are over, 0 to C - 1
     past: Tokens | tuple[()] = ()  # the last c - 1 tokens; empty for a window of one
-
-
-class Steps(NamedTuple):
-    """What the inner loop takes of T steps, float32."""
-
-    q: Array  # [T, B, inputs of the memory]
-    k: Array  # [T, B, inputs of the memory]
-    v: Array  # [T, B, d]
-    rate: Array  # theta [T, B]
-    log_keep: Array  # log(1 - alpha) [T, B]
-    log_momentum: Array  # log eta [T, B]
-    threshold: Array  # of the loss [T, B]
-    gates: Array | tuple[()] = ()  # gamma [T, B, c], the oldest token first; empty for a window of one
-
-
-class Marks(NamedTuple):
-    """What else is known of a step; bool [T, B]."""
-
-    resets: Array
-    bad: Array  # one of its numbers was not finite, and all of them are zero
-    real: Array  # it is no gap of the grid
-
-
-class Block(NamedTuple):
-    """At most C steps of one chunk; leaves [B, C, ...] here, and [M, B, C, ...] for M chunks."""
-
-    steps: Steps
-    marks: Marks
-    tokens: Tokens  # [B, L, ...]
-    broken: Array  # [B, C] bool: a step of its segment, up to here, was not finite and is now zero
-    carried: Array  # [B, C] bool: no reset yet
-    kept: Array  # A [B, C]; of the initial weights where not carried
-    moved: Array  # B [B, C]
-    read: Array  # c [B, C, L], of each token's gradient what the step reads
-    left: Array  # [B, L]: and what the momentum after the block has
-    left_start: Array  # [B]: and of the momentum before the block
-    shares: Array  # gamma [B, C, c]
-    complete: Array  # [B] bool: the chunk ends with the block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +94,7 @@ class InnerLoop:
         steps, marks = jax.tree.map(lambda x: to_grid(x, state.phase, C), (steps, marks))
         M = len(marks.resets)
         complete = (1 + jnp.arange(M))[:, None] * C <= (state.phase + T)[None]
-        blocks = self._blocks(steps, marks, tokens, complete)
+        blocks = make_blocks(steps, marks, tokens, complete, momentum=self.momentum)
         body = jax.checkpoint(self._block)
         most, last = jax.tree.map(lambda x: x[:-1], blocks), jax.tree.map(lambda x: x[-1], blocks)
         memory, out = lax.scan(body, memory, most)
@@ -166,7 +119,7 @@ class InnerLoop:
         past, memory = sound(state)
         steps, marks, tokens, past = tokens_apart(past, steps, resets, real)
         steps, marks, tokens = jax.tree.map(lambda x: x.swapaxes(0, 1)[None], (steps, marks, tokens))
-        block = self._blocks(steps, marks, tokens, (phase == self.chunk_length)[None])
+        block = make_blocks(steps, marks, tokens, (phase == self.chunk_length)[None], momentum=self.momentum)
         memory, (ys, losses) = self._block(memory, jax.tree.map(lambda x: x[0], block))
         ys, losses = ys.swapaxes(0, 1), losses.swapaxes(0, 1)
         return state_of(memory, phase % self.chunk_length, past), ys, judged(losses, ys)
@@ -187,33 +140,6 @@ class InnerLoop:
         h = self.network.read(product, jnp.where(bad_q, 0, q).swapaxes(0, 1))
         h = jnp.where(carried & bad[:, None, None], jnp.nan, h).swapaxes(0, 1)
         return jnp.where(bad_q, jnp.nan, h)
-
-    def _blocks(self, steps: Steps, marks: Marks, tokens: Tokens, complete: Array) -> Block:
-        """All that does not depend on the memory, for all blocks at once: steps and marks are [M, B, C, ...]."""
-        resets, bad, real = marks
-        parts = segments(resets[:, :, None])
-        pairs, carried = parts.pairs[:, :, 0], parts.carried[:, :, 0]
-        first = resets | (jnp.arange(resets.shape[-1]) == 0)[None, None]
-
-        def products(log_factor: Array) -> tuple[Array, Array]:
-            """Of the factors between two steps, [M, B, C, C], and from the start of the segment on, [M, B, C]."""
-            between = decays(sums_in_chunks(log_factor[:, :, None], parts), parts.pairs)[:, :, 0]
-            return between, apply(between, jnp.where(first, jnp.exp(log_factor), 0))
-
-        keep, kept = products(steps.log_keep)
-        if self.momentum:
-            mix, left_start = products(steps.log_momentum)
-            left_start = jnp.where(carried, left_start, 0)
-            added = jnp.where(real[..., None, :], keep, 0)  # at steps, and not in gaps of the grid
-            read, moved, left = added @ mix, apply(added, left_start), mix[..., -1, :]
-        else:
-            read, moved, left, left_start = keep, jnp.zeros_like(kept), jnp.zeros_like(kept), jnp.zeros_like(kept)
-        gamma = shares(steps.gates, real, tokens.episode)
-        read = by_token(read * steps.rate[..., None, :], gamma)
-        left = by_token((left * steps.rate)[..., None, :], gamma)[..., 0, :]
-        broken = jnp.any(pairs & bad[..., None, :], -1)
-        start = left_start[..., -1]
-        return Block(steps, marks, tokens, broken, carried, kept, moved, read, left, start, gamma, complete)
 
     def _block(self, memory: Memory, block: Block) -> tuple[Memory, tuple[Array, Array]]:
         """One block: the memory after it, and what was read [B, C, d] and the losses [B, C]."""
@@ -342,20 +268,6 @@ def sound(state: InnerState) -> tuple[Tokens | tuple[()], Memory]:
     return jax.tree.map(lambda x: zero_where(bad, x), past), memory
 
 
-def tokens_apart(
-    past: Tokens | tuple[()], steps: Steps, resets: Array, real: Array
-) -> tuple[Steps, Marks, Tokens, Tokens | tuple[()]]:
-    """Steps of which those that are `real` [T, B] come first, without their tokens; marks; tokens; and the past after.
-
-    Zero is what was not finite, and what is not real.
-    """
-    resets, bad = resets & real, ~finite(steps) & real
-    steps = jax.tree.map(lambda x: zero_where(bad | ~real, x), steps)
-    tokens = Tokens(steps.k, steps.v, steps.threshold, jnp.cumsum(resets, 0, dtype=jnp.int32))
-    tokens, past = with_the_past(past, tokens, jnp.sum(real, 0, dtype=jnp.int32))
-    return steps._replace(k=(), v=(), threshold=()), Marks(resets, bad, real), tokens, past
-
-
 def reached(bad: Array, resets: Array) -> Array:
     """Whether some step since the last reset is bad, that step included; [T, B]."""
     t = jnp.arange(len(bad))[:, None]
@@ -371,17 +283,6 @@ def state_of(memory: Memory, phase: Array, past: Tokens | tuple[()]) -> InnerSta
     """The memory with its phase and its past."""
     base, weights, momentum = memory
     return InnerState(base, weights, momentum, phase, past)
-
-
-def apply(matrices: Array, vectors: Array) -> Array:
-    """Matrices [..., C, C] times vectors [..., C]."""
-    return (matrices @ vectors[..., None])[..., 0]
-
-
-def finite(tree: object, axes: int = 2) -> Array:
-    """Whether all numbers of the tree are finite, for each index of the first `axes` axes."""
-    leaves = [jnp.isfinite(x) for x in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack([x.reshape(*x.shape[:axes], -1).all(-1) for x in leaves]), 0)
 
 
 def select(condition: Array, x: Array, y: Array) -> Array:

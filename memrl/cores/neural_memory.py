@@ -19,7 +19,8 @@ from flax import nnx
 from memrl.cores.base import CoreConfig, Extras, Linear, MemoryCore
 from memrl.cores.convolution import ShortConvolution
 from memrl.cores.heads import HeadNorm, unit
-from memrl.cores.inner_loop import InnerLoop, InnerState, Optimiser, Retention, Steps, retained
+from memrl.cores.inner_blocks import Steps
+from memrl.cores.inner_loop import InnerLoop, InnerState, Optimiser, Retention, retained
 from memrl.cores.inner_network import DENSE, Bias, InnerNetwork, attentional_bias
 from memrl.cores.linear_attention import split_widths
 from memrl.cores.polynomial import PolynomialFeatures
