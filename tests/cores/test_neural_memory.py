@@ -10,11 +10,14 @@ import pytest
 from cores.core_contract import quick_jit
 from cores.numeric import assert_close, normal
 from flax import nnx
+from jax import lax
 from jaxprs import equations
 
-from memrl import MemrlError, make_core
+from memrl import MemrlError, list_cores, make_core
+from memrl.cores import CORES
 from memrl.cores.chunk_grid import chunks_needed, from_grid, to_grid
-from memrl.cores.inner_loop import InnerLoop, InnerState, Optimiser, Steps
+from memrl.cores.inner_blocks import Steps
+from memrl.cores.inner_loop import InnerLoop, InnerState, Optimiser
 from memrl.cores.inner_network import InnerNetwork, attentional_bias
 from memrl.cores.newton_schulz import newton_schulz
 from memrl.kernels import gated_delta_rule
@@ -114,6 +117,41 @@ def test_the_metric_is_the_mean_loss_before_each_step_is_learnt():
     assert metrics["inner_loss"] == pytest.approx(1.0688933, rel=1e-6)
     _, _, (_, metrics) = core.unroll_with_extras(core.initial_state(2), xs[:1], resets[:1])
     assert metrics["inner_loss"] == pytest.approx(1.0688933, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in list_cores() if CORES[name].core.metrics])
+def test_metrics_are_named_and_finite(name):
+    """Also after a step that is not finite, which takes the memory with it."""
+    core, xs = make(name), normal(np.random.default_rng(0), (6, 2, 8))
+    xs[1, 0] = np.nan
+    _, ys, extras = quick_jit(core.unroll_with_extras)(core.initial_state(2), xs, jnp.zeros((6, 2), bool))
+    assert tuple(extras.metrics) == core.metrics
+    assert all(x.shape == () and np.isfinite(x) for x in extras.metrics.values())
+    assert jnp.isnan(ys[1:, 0]).all()
+
+
+@pytest.mark.parametrize("name", ["atlas", "titans_mac", "titans_mag", "titans_mal"])
+def test_the_metric_of_an_unroll_is_the_mean_of_its_steps(name):
+    core, rng = make(name, window=3), np.random.default_rng(0)
+    xs, resets = jnp.asarray(normal(rng, (9, 2, 8))), jnp.asarray(rng.random((9, 2)) < 0.2)
+
+    @quick_jit
+    def by_both(state):
+        def step(state, now):
+            state, _, extras = core.unroll_with_extras(state, *(x[None] for x in now))
+            return state, extras.metrics
+
+        return core.unroll_with_extras(state, xs, resets)[2].metrics, lax.scan(step, state, (xs, resets))[1]
+
+    whole, steps = by_both(core.initial_state(2))
+    assert_close(whole, jax.tree.map(jnp.mean, steps), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["titans", "titans_mac", "titans_mag", "titans_mal"])
+def test_a_memory_that_diverges_is_seen_in_the_metric(name):
+    core, xs = make(name, max_learning_rate=1e30), normal(np.random.default_rng(0), (9, 2, 8))
+    _, _, extras = quick_jit(core.unroll_with_extras)(core.initial_state(2), xs, jnp.zeros((9, 2), bool))
+    assert not np.isfinite(extras.metrics["inner_loss"])
 
 
 def loop_of(optimiser: Optimiser = "gradient", weights_of=None, window=1, **hyperparameters):
