@@ -10,7 +10,8 @@ Inside a chunk everything is linear in the gradients, and these are outer produc
     W_t = A_t W_start + B_t S_start - sum_s c_ts theta_s a_s g_s^T,   c = P_alpha P_eta
 
 with P_x[t, s] the product of x between s and t, or 0 over a reset. W_t h is a masked linear attention: no weights are
-held but those at the ends of chunks. Chunks are laid on a grid that episodes do not move: each row counts its steps.
+held but those at the ends of chunks. What does not depend on the memory, as c, is in `memrl.cores.inner_blocks`. Chunks
+are laid on a grid that episodes do not move: each row counts its steps.
 
 What is trained is W itself, or, with the retentions `lq` and `kl`, something that W is a function of (mirror descent):
 
