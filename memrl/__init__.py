@@ -3,6 +3,7 @@
 from memrl.agents import GRPOConfig, PPOConfig, list_agents
 from memrl.cores import (
     AarenConfig,
+    AtlasConfig,
     CoreConfig,
     DeltaNetConfig,
     DeltaProductConfig,
@@ -55,6 +56,7 @@ from memrl.networks import ActorCritic, NetworkConfig, StackConfig
 __all__ = [
     "AarenConfig",
     "ActorCritic",
+    "AtlasConfig",
     "CoreConfig",
     "DeltaNetConfig",
     "DeltaProductConfig",

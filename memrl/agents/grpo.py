@@ -50,6 +50,7 @@ from memrl.agents.policy_gradient import (
 from memrl.agents.rollout import Episodes, Rollout, collect, init_rollout, sample
 from memrl.errors import check, unknown_name
 from memrl.networks import Output, rows_alike, unroll_groups
+from memrl.networks.metrics import Metrics
 from memrl.spaces import Discrete
 from memrl.types import Array, Key, Trajectory, Transition
 
@@ -246,7 +247,7 @@ class GRPO(PolicyGradientAgent):
         _, trajectory, episodes = self.collect(state, collect_key)
         batch, facts = self._make_batch(state, trajectory.transitions)
 
-        def loss(params: nnx.State, chosen: Array) -> tuple[Array, Losses]:
+        def loss(params: nnx.State, chosen: Array) -> tuple[Array, tuple[Losses, Metrics]]:
             members = chosen[:, None] * config.group_size + jnp.arange(config.group_size)[None]
             some = jax.tree.map(lambda x: jnp.take(x, members.ravel(), axis=1, mode="clip"), batch)
             return self._loss(params, state, some)
@@ -394,8 +395,8 @@ class GRPO(PolicyGradientAgent):
         advantage = relative(score, others, count, config.baseline, scale=config.scale)
         return at_steps(attempts, jnp.where(counts, advantage, 0))
 
-    def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, Losses]:
-        """GRPO's loss on the rows of a batch, replayed from their start."""
+    def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, tuple[Losses, Metrics]]:
+        """GRPO's loss on the rows of a batch, replayed from their start, and what the memory measured."""
         config = self.config
         output = self._replay(state._replace(params=params), batch.transitions)
         log_prob = self._log_prob(output, batch.transitions)
@@ -414,7 +415,7 @@ class GRPO(PolicyGradientAgent):
         loss = policy_loss + config.kl_weight * reference_kl - config.entropy_weight * entropy
         high = config.clip if config.clip_high is None else config.clip_high
         change = jnp.expm1(clipped)
-        return loss, Losses(
+        losses = Losses(
             loss=loss,
             policy_loss=policy_loss,
             reference_kl=reference_kl,
@@ -422,6 +423,7 @@ class GRPO(PolicyGradientAgent):
             approximate_kl=approximate_kl(log_ratio).mean(),
             clip_fraction=jnp.mean((change < -config.clip) | (change > high)),
         )
+        return loss, (losses, output.metrics)
 
     def _replay(self, state: TrainState, transitions: Transition) -> Output:
         """What the network says of a rollout's steps, [T, B]."""

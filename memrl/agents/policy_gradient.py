@@ -16,6 +16,7 @@ from memrl.agents.normaliser import normalise
 from memrl.agents.parameters import descend, flatten
 from memrl.errors import check
 from memrl.networks import ActorCritic
+from memrl.networks.metrics import Metrics
 from memrl.types import Array, Key, Observation
 
 
@@ -66,12 +67,17 @@ class PolicyGradientConfig(AgentConfig):
             check(0 <= value <= 1, f"{self.owner}: {name} is {value}, expected between 0 and 1")
 
 
+Loss = Callable[[nnx.State, Array], tuple[Array, tuple[Any, Metrics]]]  # see `PolicyGradientAgent.learn`
+
+
 class GradientStep(NamedTuple):
     """What a gradient step reports, scalars, and sums of them."""
 
     losses: Any  # a NamedTuple of scalars with at least `loss` and `approximate_kl`
+    metrics: Metrics  # of the memory, zero where not measured
+    measured: Array  # 1, until after the first step that was not finite: all that follow it are bad for that reason
     gradient_norm: Array
-    nonfinite: Array  # 1 where loss or gradient is NaN or infinite
+    nonfinite: Array  # 1 where loss, gradient or a metric of the memory is NaN or infinite
     steps: Array  # 1
 
 
@@ -124,14 +130,14 @@ class PolicyGradientAgent:
         return config.learning_rate * jnp.where(update < warmup, rise, fall)
 
     def learn(
-        self, state: Any, loss: Callable[[nnx.State, Array], tuple[Array, Any]], items: int, key: Key, nothing: Any
+        self, state: Any, loss: Loss, items: int, key: Key, nothing: Any
     ) -> tuple[nnx.State, optax.OptState, dict[str, Array]]:
         """All epochs' gradient steps.
 
         Args:
             state: the train state, with parameters and optimiser to start from.
-            loss: of parameters, on the items with given indices [K]: the loss and its parts, a NamedTuple of scalars
-                with `loss` and `approximate_kl` among them.
+            loss: of parameters, on the items with given indices [K]: the loss, its parts, a NamedTuple of scalars with
+                `loss` and `approximate_kl` among them, and what the memory measured.
             items: how many there are, a multiple of `minibatches`.
             key: shuffles them.
             nothing: the parts, all zero.
@@ -147,14 +153,24 @@ class PolicyGradientAgent:
 
         def gradient_step(carry, chosen):
             params, optimiser, _, totals = carry
-            gradient, losses = jax.grad(loss, has_aux=True)(params, chosen)
+            gradient, (losses, metrics) = jax.grad(loss, has_aux=True)(params, chosen)
             gradient = flatten(gradient)
             norm = jnp.linalg.norm(gradient)  # shares its kernels with the clipping in `optimiser`
             direction, optimiser = self.optimiser.update(gradient, optimiser)
             params = descend(params, direction, learning_rate)
-            nonfinite = ~(jnp.isfinite(losses.loss) & jnp.isfinite(norm))
+            finite = [jnp.isfinite(x) for x in (losses.loss, norm, *metrics.values())]
+            nonfinite = ~functools.reduce(jnp.logical_and, finite)
+            measured = totals.nonfinite == 0
+            metrics = {name: jnp.where(measured, x, 0) for name, x in metrics.items()}
             stop = False if config.target_kl is None else losses.approximate_kl > config.target_kl
-            report = GradientStep(losses, norm, nonfinite.astype(jnp.float32), jnp.float32(1))
+            report = GradientStep(
+                losses=losses,
+                metrics=metrics,
+                measured=measured.astype(jnp.float32),
+                gradient_norm=norm,
+                nonfinite=nonfinite.astype(jnp.float32),
+                steps=jnp.float32(1),
+            )
             return params, optimiser, jnp.asarray(stop), jax.tree.map(jnp.add, totals, report)
 
         def step(carry, chosen):
@@ -163,10 +179,13 @@ class PolicyGradientAgent:
             return lax.cond(carry[2], lambda c, _: c, gradient_step, carry, chosen), None
 
         zero = jnp.float32(0)
-        start = (state.params, state.optimiser, jnp.asarray(False), GradientStep(nothing, zero, zero, zero))
+        no_metrics = {name: jnp.float32(0) for name in self.network(state).metrics}
+        no_step = GradientStep(nothing, no_metrics, zero, zero, zero, zero)
+        start = (state.params, state.optimiser, jnp.asarray(False), no_step)
         (params, optimiser, _, totals), _ = lax.scan(step, start, minibatches)
         means = totals.losses._asdict() | {"gradient_norm": totals.gradient_norm}
         means = {name: total / totals.steps for name, total in means.items()}
+        means |= {name: total / totals.measured for name, total in totals.metrics.items()}
         return params, optimiser, means | {"gradient_steps": totals.steps, "nonfinite_steps": totals.nonfinite}
 
 

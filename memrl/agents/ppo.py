@@ -25,6 +25,7 @@ from memrl.agents.policy_gradient import (
 from memrl.agents.returns import Advantages, generalised_advantages
 from memrl.agents.rollout import Episodes, Rollout, collect, init_rollout, to_sequences
 from memrl.errors import check
+from memrl.networks.metrics import Metrics
 from memrl.types import Array, Key, State, Trajectory, Transition
 
 
@@ -160,7 +161,7 @@ class PPO(PolicyGradientAgent):
         )
         batch = make_batch(trajectory, advantages, config.sequence_length)
 
-        def loss(params: nnx.State, chosen: Array) -> tuple[Array, Losses]:
+        def loss(params: nnx.State, chosen: Array) -> tuple[Array, tuple[Losses, Metrics]]:
             return self._loss(params, state, select(batch, chosen))
 
         nothing = Losses(*[jnp.float32(0)] * len(Losses._fields))
@@ -210,8 +211,8 @@ class PPO(PolicyGradientAgent):
         scaled = transitions.reward * lax.rsqrt(moments.variance + 1e-8)
         return jnp.clip(scaled, -10, 10), ReturnMoments(running, moments)
 
-    def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, Losses]:
-        """PPO's loss on a batch of sequences, replayed from their starting states."""
+    def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, tuple[Losses, Metrics]]:
+        """PPO's loss on a batch of sequences, replayed from their starting states, and what the memory measured."""
         config = self.config
         transitions = batch.transitions
         network = self.network(state._replace(params=params))
@@ -227,7 +228,7 @@ class PPO(PolicyGradientAgent):
         ).mean()
         entropy = output.policy.entropy().mean()
         loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
-        return loss, Losses(
+        losses = Losses(
             loss=loss,
             policy_loss=policy_loss,
             value_loss=value_loss,
@@ -235,6 +236,7 @@ class PPO(PolicyGradientAgent):
             approximate_kl=approximate_kl(log_ratio).mean(),
             clip_fraction=jnp.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip),
         )
+        return loss, (losses, output.metrics)
 
 
 def clipped_value_loss(value: Array, old_value: Array, target: Array, clip: float | None) -> Array:
@@ -257,7 +259,7 @@ def make_batch(trajectory: Trajectory, advantages: Advantages, chunk_length: int
     transitions, advantages = jax.tree.map(
         lambda x: to_sequences(x, chunk_length), (trajectory.transitions, advantages)
     )
-    states = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory.chunk_states)
+    states = jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), trajectory.chunk_states)
     return Batch(transitions, advantages, states)
 
 

@@ -6,6 +6,7 @@ from flax import nnx
 
 from memrl.config import override
 from memrl.cores.aaren import Aaren, AarenConfig
+from memrl.cores.atlas import Atlas, AtlasConfig
 from memrl.cores.base import CoreConfig, MemoryCore
 from memrl.cores.deltanet import DeltaNet, DeltaNetConfig
 from memrl.cores.deltaproduct import DeltaProduct, DeltaProductConfig
@@ -58,6 +59,7 @@ class CoreSpec(NamedTuple):
 
 CORES: Registry[CoreSpec] = Registry("core")
 CORES.register("aaren", CoreSpec(Aaren, AarenConfig))
+CORES.register("atlas", CoreSpec(Atlas, AtlasConfig))
 CORES.register("deltanet", CoreSpec(DeltaNet, DeltaNetConfig))
 CORES.register("deltaproduct", CoreSpec(DeltaProduct, DeltaProductConfig))
 CORES.register("ffm", CoreSpec(FFM, FFMConfig))

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,13 @@ class CoreConfig(Config):
     owner: ClassVar[str] = "core"
 
 
+class Extras(NamedTuple):
+    """What an unroll leaves besides its state and outputs."""
+
+    readout: Array | None  # [T, B, M] what was read from the memory, for later layers
+    metrics: dict[str, Array]  # scalars for the logs of training
+
+
 class MemoryCore(nnx.Module):
     """Maps a sequence of D features to a sequence of D features through a recurrent state.
 
@@ -32,6 +39,7 @@ class MemoryCore(nnx.Module):
 
     features: int  # D
     parallel: ClassVar[bool]  # whether `unroll` can compute all steps at once, given enough lanes
+    metrics: ClassVar[tuple[str, ...]] = ()  # names of what `unroll_with_extras` measures
 
     def initial_state(self, batch_size: int) -> State:
         """The state at the start of an episode: a pytree whose leaves are [B, ...]."""
@@ -53,6 +61,11 @@ class MemoryCore(nnx.Module):
         """
         state, ys = self.unroll(state, xs, resets)
         return state, ys, ys
+
+    def unroll_with_extras(self, state: State, xs: Array, resets: Array) -> tuple[State, Array, Extras]:
+        """`unroll_with_readout`, and the core's `metrics` of this sequence, by name."""
+        state, ys, readout = self.unroll_with_readout(state, xs, resets)
+        return state, ys, Extras(readout, {})
 
     @property
     def readout_features(self) -> int:

@@ -10,7 +10,8 @@ Inside a chunk everything is linear in the gradients, and these are outer produc
     W_t = A_t W_start + B_t S_start - sum_s c_ts theta_s a_s g_s^T,   c = P_alpha P_eta
 
 with P_x[t, s] the product of x between s and t, or 0 over a reset. W_t h is a masked linear attention: no weights are
-held but those at the ends of chunks. Chunks are laid on a grid that episodes do not move: each row counts its steps.
+held but those at the ends of chunks. What does not depend on the memory, as c, is in `memrl.cores.inner_blocks`. Chunks
+are laid on a grid that episodes do not move: each row counts its steps.
 
 What is trained is W itself, or, with the retentions `lq` and `kl`, something that W is a function of (mirror descent):
 
@@ -18,6 +19,9 @@ What is trained is W itself, or, with the retentions `lq` and `kl`, something th
 
 for which W_t is not linear in the gradients any more, nor is it with Newton-Schulz steps, M_t = (1 - alpha_t) M_{t-1} +
 theta_t NS(S_t). Then a loop over the steps of a chunk holds one set of weights; the gradients are as above.
+
+With a window, a step's gradient is the sum of those of the last tokens, by shares (`memrl.cores.inner_window`); in dual
+form P_alpha P_eta is then multiplied by the matrix of all steps' shares in all tokens.
 """
 
 import dataclasses
@@ -29,8 +33,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from memrl.cores.chunk_grid import from_grid, to_grid
+from memrl.cores.inner_blocks import Block, Marks, Steps, finite, make_blocks, tokens_apart
 from memrl.cores.inner_network import InnerNetwork, Loss, Weights
-from memrl.kernels.chunks import decays, segments, sums_in_chunks
+from memrl.cores.inner_window import Tokens, no_tokens, tokens_of_chunks, windows, zero_where
+from memrl.cores.newton_schulz import newton_schulz
 from memrl.types import Array
 
 Memory = tuple[Weights, Weights, Weights]  # base, weights, momentum
@@ -45,41 +51,7 @@ class InnerState(NamedTuple):
     weights: Weights  # of each layer [B, inputs, outputs]
     momentum: Weights  # of each layer [B, inputs, outputs]; empty without momentum
     phase: Array  # [B] int32, steps of the chunk that are over, 0 to C - 1
-
-
-class Steps(NamedTuple):
-    """What the inner loop takes of T steps, float32."""
-
-    q: Array  # [T, B, d]
-    k: Array  # [T, B, d]
-    v: Array  # [T, B, d]
-    rate: Array  # theta [T, B]
-    log_keep: Array  # log(1 - alpha) [T, B]
-    log_momentum: Array  # log eta [T, B]
-    threshold: Array  # of the loss [T, B]
-
-
-class Marks(NamedTuple):
-    """What else is known of a step; bool [T, B]."""
-
-    resets: Array
-    bad: Array  # one of its numbers is not finite
-    real: Array  # it is no gap of the grid
-
-
-class Block(NamedTuple):
-    """At most C steps of one chunk; leaves [B, C, ...] here, and [M, B, C, ...] for M chunks."""
-
-    steps: Steps
-    marks: Marks
-    broken: Array  # [B, C] bool: a step of its segment, up to here, was not finite and is now zero
-    carried: Array  # [B, C] bool: no reset yet
-    kept: Array  # A [B, C]; of the initial weights where not carried
-    moved: Array  # B [B, C]
-    read: Array  # c [B, C, C]
-    left: Array  # [B, C]: the last row of P_eta, of each step's gradient what the momentum after the block has
-    left_start: Array  # [B]: and of the momentum before the block
-    complete: Array  # [B] bool: the chunk ends with the block
+    past: Tokens | tuple[()] = ()  # the last c - 1 tokens; empty for a window of one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +64,7 @@ class InnerLoop:
     max_gradient_norm: float
     optimiser: Optimiser
     weights_of: Callable[[Array], Array] | None = None  # of what is trained in a layer, [..., inputs, outputs]
+    window: int = 1  # c
 
     @property
     def momentum(self) -> bool:
@@ -102,43 +75,55 @@ class InnerLoop:
         """The initial weights, no momentum, the start of a chunk."""
         weights = tuple(jnp.broadcast_to(w[None], (batch_size, *w.shape)) for w in self.network.initial())
         momentum = jax.tree.map(jnp.zeros_like, weights) if self.momentum else ()
-        return InnerState(weights, weights, momentum, jnp.zeros((batch_size,), jnp.int32))
+        past = no_tokens(batch_size, self.window, self.network.inputs, self.network.width)
+        return InnerState(weights, weights, momentum, jnp.zeros((batch_size,), jnp.int32), past)
 
     def unroll(self, state: InnerState, steps: Steps, resets: Array) -> tuple[InnerState, Array, Array]:
-        """T steps: the last state, what was read [T, B, d], and each step's loss before it was learnt from [T, B]."""
-        T = len(resets)
+        """T steps: the last state, what was read [T, B, d], and each step's loss before it was learnt from [T, B].
+
+        The loss is NaN where the memory has diverged, so that what was read has no length, and zero where it was lost
+        to a step that was not finite.
+        """
+        T, C = len(resets), self.chunk_length
+        lost, real = reached(~finite(steps), resets), jnp.ones_like(resets)
         if T == 1:  # so that a step does not cost a chunk
-            return self.within_chunk(state, steps, resets, jnp.ones_like(resets))
-        memory, phase = (state.base, state.weights, state.momentum), (state.phase + T) % self.chunk_length
-        marks = Marks(resets, ~finite(steps), jnp.ones_like(resets))
-        steps, marks = jax.tree.map(lambda x: to_grid(x, state.phase, self.chunk_length), (steps, marks))
+            state, ys, losses = self.within_chunk(state, steps, resets, real)
+            return state, ys, jnp.where(lost, 0, losses)
+        past, memory = sound(state)
+        steps, marks, tokens, past = tokens_apart(past, steps, resets, real)
+        tokens = tokens_of_chunks(tokens, state.phase, T, C)
+        steps, marks = jax.tree.map(lambda x: to_grid(x, state.phase, C), (steps, marks))
         M = len(marks.resets)
-        complete = (1 + jnp.arange(M))[:, None] * self.chunk_length <= (state.phase + T)[None]
-        blocks = self._blocks(steps, marks, complete)
+        complete = (1 + jnp.arange(M))[:, None] * C <= (state.phase + T)[None]
+        blocks = make_blocks(steps, marks, tokens, complete, momentum=self.momentum)
         body = jax.checkpoint(self._block)
         most, last = jax.tree.map(lambda x: x[:-1], blocks), jax.tree.map(lambda x: x[-1], blocks)
         memory, out = lax.scan(body, memory, most)
         # The last chunk is often empty: when all rows are at the start of a chunk, and C divides T.
-        idle = (jnp.zeros_like(last.steps.v), jnp.zeros_like(last.steps.rate))
-        empty = jnp.all((M - 1) * self.chunk_length >= state.phase + T)
+        idle = (jnp.zeros_like(last.tokens.v[:, -C:]), jnp.zeros_like(last.steps.rate))
+        empty = jnp.all(state.phase + T <= (M - 1) * C)
         memory, out_last = lax.cond(empty, lambda memory, _: (memory, idle), body, memory, last)
         ys, losses = (
             from_grid(jnp.concatenate([x, y[None]]), state.phase, T) for x, y in zip(out, out_last, strict=True)
         )
-        return state_of(memory, phase), ys, losses
+        state = state_of(memory, (state.phase + T) % C, past)
+        return state, ys, jnp.where(lost, 0, judged(losses, ys))
 
     def within_chunk(
         self, state: InnerState, steps: Steps, resets: Array, real: Array
     ) -> tuple[InnerState, Array, Array]:
-        """`unroll` over steps of which those that are `real` [T, B] come first and go no further than their chunk."""
+        """`unroll` over steps of which those that are `real` [T, B] come first and go no further than their chunk.
+
+        But a loss is NaN also where it was lost to a step that was not finite.
+        """
         phase = state.phase + jnp.sum(real, 0, dtype=jnp.int32)
-        steps = jax.tree.map(lambda x: jnp.where(real.reshape(*real.shape, *(1,) * (x.ndim - 2)), x, 0), steps)
-        marks = Marks(resets & real, ~finite(steps), real)
-        steps, marks = jax.tree.map(lambda x: x.swapaxes(0, 1)[None], (steps, marks))
-        block = self._blocks(steps, marks, (phase == self.chunk_length)[None])
-        memory = (state.base, state.weights, state.momentum)
+        past, memory = sound(state)
+        steps, marks, tokens, past = tokens_apart(past, steps, resets, real)
+        steps, marks, tokens = jax.tree.map(lambda x: x.swapaxes(0, 1)[None], (steps, marks, tokens))
+        block = make_blocks(steps, marks, tokens, (phase == self.chunk_length)[None], momentum=self.momentum)
         memory, (ys, losses) = self._block(memory, jax.tree.map(lambda x: x[0], block))
-        return state_of(memory, phase % self.chunk_length), ys.swapaxes(0, 1), losses.swapaxes(0, 1)
+        ys, losses = ys.swapaxes(0, 1), losses.swapaxes(0, 1)
+        return state_of(memory, phase % self.chunk_length, past), ys, judged(losses, ys)
 
     def recall(self, state: InnerState, q: Array, resets: Array) -> Array:
         """M_base(q) of steps within the chunk, [T, B, d]."""
@@ -157,30 +142,6 @@ class InnerLoop:
         h = jnp.where(carried & bad[:, None, None], jnp.nan, h).swapaxes(0, 1)
         return jnp.where(bad_q, jnp.nan, h)
 
-    def _blocks(self, steps: Steps, marks: "Marks", complete: Array) -> Block:
-        """All that does not depend on the memory, for all blocks at once: steps and marks are [M, B, C, ...]."""
-        resets, bad, real = marks
-        steps = jax.tree.map(lambda x: jnp.where(bad.reshape(*bad.shape, *(1,) * (x.ndim - 3)), 0, x), steps)
-        parts = segments(resets[:, :, None])
-        pairs, carried = parts.pairs[:, :, 0], parts.carried[:, :, 0]
-        first = resets | (jnp.arange(resets.shape[-1]) == 0)[None, None]
-
-        def products(log_factor: Array) -> tuple[Array, Array]:
-            """Of the factors between two steps, [M, B, C, C], and from the start of the segment on, [M, B, C]."""
-            between = decays(sums_in_chunks(log_factor[:, :, None], parts), parts.pairs)[:, :, 0]
-            return between, apply(between, jnp.where(first, jnp.exp(log_factor), 0))
-
-        keep, kept = products(steps.log_keep)
-        if self.momentum:
-            mix, left_start = products(steps.log_momentum)
-            left_start = jnp.where(carried, left_start, 0)
-            added = jnp.where(real[..., None, :], keep, 0)  # at steps, and not in gaps of the grid
-            read, moved, left = added @ mix, apply(added, left_start), mix[..., -1, :]
-        else:
-            read, moved, left, left_start = keep, jnp.zeros_like(kept), jnp.zeros_like(kept), jnp.zeros_like(kept)
-        broken = jnp.any(pairs & bad[..., None, :], -1)
-        return Block(steps, marks, broken, carried, kept, moved, read, left, left_start[..., -1], complete)
-
     def _block(self, memory: Memory, block: Block) -> tuple[Memory, tuple[Array, Array]]:
         """One block: the memory after it, and what was read [B, C, d] and the losses [B, C]."""
         bad = ~finite(memory, axes=1)  # [B]; it would reach past a reset as zero times NaN
@@ -197,10 +158,11 @@ class InnerLoop:
         return memory, (jnp.where(broken[..., None], jnp.nan, ys), losses)
 
     def _slopes(self, base: Weights, initial: Weights, block: Block) -> tuple[Weights, Weights, Array]:
-        """Of each step's gradient, the factors a [B, C, inputs] and -g [B, C, outputs] by layer; and the losses."""
+        """Of each token's gradient, the factors a [B, L, inputs] and -g [B, L, outputs] by layer; the steps' losses."""
         if self.weights_of is not None:
             base, initial = jax.tree.map(self.weights_of, (base, initial))
-        carried = block.carried[..., None]
+        before, own = self.window - 1, block.carried
+        carried = jnp.pad(own, ((0, 0), (before, 0)), constant_values=True)[..., None]
 
         def product(layer: int, h: Array) -> Array:
             return jnp.where(carried, h @ base[layer], h @ initial[layer])
@@ -208,13 +170,13 @@ class InnerLoop:
         def transposed(layer: int, g: Array) -> Array:
             return jnp.where(carried, g @ base[layer].swapaxes(1, 2), g @ initial[layer].T)
 
-        _, k, v, *_, threshold = block.steps
+        k, v, threshold, _ = block.tokens
         inputs, errors, losses = self.network.gradients(product, transposed, k, v, self.loss, threshold)
         pairs = zip(inputs, errors, strict=True)
         square = sum(jnp.sum(jnp.square(a), -1) * jnp.sum(jnp.square(g), -1) for a, g in pairs)
         bound = self.max_gradient_norm
         shrink = -bound * lax.rsqrt(jnp.maximum(square, bound**2))[..., None]
-        return inputs, tuple(shrink * g for g in errors), losses
+        return inputs, tuple(shrink * g for g in errors), losses[:, before:]
 
     def _at_once(
         self, memory: Memory, initial: Weights, block: Block, inputs: Weights, slopes: Weights
@@ -222,16 +184,15 @@ class InnerLoop:
         """Weights and momentum after the block, and what was read, in dual form."""
         _, weights, momentum = memory
         carried, layers = block.carried[..., None], range(len(weights))
-        changes = [block.steps.rate[..., None] * g for g in slopes]
 
         def product(layer: int, h: Array) -> Array:
             ys = block.kept[..., None] * jnp.where(carried, h @ weights[layer], h @ initial[layer])
             if self.momentum:
                 ys = ys + block.moved[..., None] * (h @ momentum[layer])
-            return ys + (block.read * (h @ inputs[layer].swapaxes(1, 2))) @ changes[layer]
+            return ys + (block.read * (h @ inputs[layer].swapaxes(1, 2))) @ slopes[layer]
 
         def learnt(amounts: Array, layer: int) -> Array:
-            return inputs[layer].swapaxes(1, 2) @ (amounts[..., None] * changes[layer])
+            return inputs[layer].swapaxes(1, 2) @ (amounts[..., None] * slopes[layer])
 
         ys = self.network.read(product, block.steps.q)
         starts = [select(block.carried[:, -1], weights[i], initial[i][None]) for i in layers]
@@ -248,11 +209,11 @@ class InnerLoop:
         orthogonal = self.optimiser == "newton_schulz"
         first = tuple(w[None] for w in initial)
 
-        def step(carry: tuple[Weights, Weights], now: tuple[Steps, Marks, Weights, Weights]):
+        def step(carry: tuple[Weights, Weights], now: tuple[Steps, Marks, Array, Weights, Weights]):
             weights, momentum = carry
-            steps, marks, inputs, slopes = now
+            steps, marks, shares, inputs, slopes = now
             weights = jax.tree.map(lambda w, start: select(marks.resets, start, w), weights, first)
-            change = tuple(a[..., :, None] * g[..., None, :] for a, g in zip(inputs, slopes, strict=True))
+            change = tuple(summed(shares, a, g) for a, g in zip(inputs, slopes, strict=True))
             if not orthogonal:
                 change = jax.tree.map(lambda x: scale(steps.rate, x), change)
             if self.momentum:
@@ -267,7 +228,9 @@ class InnerLoop:
             y = self.network.read(lambda layer, h: h @ now_read[layer], steps.q[:, None])
             return (weights, momentum), y[:, 0]
 
-        by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), (block.steps, block.marks, inputs, slopes))
+        inputs, slopes = jax.tree.map(lambda x: windows(x, self.window), (inputs, slopes))
+        by_time = (block.steps, block.marks, block.shares, inputs, slopes)
+        by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), by_time)
         (weights, momentum), ys = lax.scan(step, memory[1:], by_time)
         return weights, momentum, ys.swapaxes(0, 1)
 
@@ -288,33 +251,39 @@ def retained(retention: Retention, power: float) -> Callable[[Array], Array] | N
 SMALLEST = 1e-6  # a sum of powers, so that weights that decay to nothing stay finite
 
 
-def newton_schulz(x: Array, iterations: int = 5) -> Array:
-    """A matrix with the singular vectors of `x` [..., i, o] and singular values near 1 (Muon, Jordan et al. 2024)."""
-    tall = x.shape[-2] > x.shape[-1]
-    x = jnp.swapaxes(x, -1, -2) if tall else x
-    x = x * lax.rsqrt(jnp.sum(jnp.square(x), (-2, -1), keepdims=True) + SMALLEST)
-    a, b, c = 3.4445, -4.7750, 2.0315
-    for _ in range(iterations):
-        gram = x @ jnp.swapaxes(x, -1, -2)
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return jnp.swapaxes(x, -1, -2) if tall else x
+def summed(shares: Array, inputs: Array, slopes: Array) -> Array:
+    """The sum [B, i, o] of c outer products of [B, c, i] and [B, c, o], by their shares [B, c]."""
+    weighted = shares[..., None] * slopes
+    if shares.shape[-1] == 1:
+        return inputs[:, 0, :, None] * weighted
+    return inputs.swapaxes(1, 2) @ weighted
 
 
-def state_of(memory: Memory, phase: Array) -> InnerState:
-    """The memory with its phase."""
+def sound(state: InnerState) -> tuple[Tokens | tuple[()], Memory]:
+    """Its past, as tokens that are finite, and its memory, which is NaN in rows whose tokens were not."""
+    past, memory = state.past, (state.base, state.weights, state.momentum)
+    if not isinstance(past, Tokens):
+        return past, memory
+    bad = ~finite(past, axes=1)
+    memory = jax.tree.map(lambda x: select(bad, jnp.full_like(x, jnp.nan), x), memory)
+    return jax.tree.map(lambda x: zero_where(bad, x), past), memory
+
+
+def reached(bad: Array, resets: Array) -> Array:
+    """Whether some step since the last reset is bad, that step included; [T, B]."""
+    t = jnp.arange(len(bad))[:, None]
+    return lax.cummax(jnp.where(bad, t, -1), 0) >= lax.cummax(jnp.where(resets, t, 0), 0)
+
+
+def judged(losses: Array, ys: Array) -> Array:
+    """The losses [T, B]: NaN where what was read is not finite, or not its length."""
+    return jnp.where(jnp.isfinite(jnp.sum(jnp.square(ys), -1)), losses, jnp.nan)
+
+
+def state_of(memory: Memory, phase: Array, past: Tokens | tuple[()]) -> InnerState:
+    """The memory with its phase and its past."""
     base, weights, momentum = memory
-    return InnerState(base, weights, momentum, phase)
-
-
-def apply(matrices: Array, vectors: Array) -> Array:
-    """Matrices [..., C, C] times vectors [..., C]."""
-    return (matrices @ vectors[..., None])[..., 0]
-
-
-def finite(tree: object, axes: int = 2) -> Array:
-    """Whether all numbers of the tree are finite, for each index of the first `axes` axes."""
-    leaves = [jnp.isfinite(x) for x in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack([x.reshape(*x.shape[:axes], -1).all(-1) for x in leaves]), 0)
+    return InnerState(base, weights, momentum, phase, past)
 
 
 def select(condition: Array, x: Array, y: Array) -> Array:

@@ -37,7 +37,10 @@ class Gradients(NamedTuple):
 
 
 class InnerNetwork(nnx.Module):
-    """A network of `depth` layers between vectors of `width`; its parameters are the weights episodes start with."""
+    """A network of `depth` layers with outputs of `width`; its parameters are the weights episodes start with.
+
+    There are as many inputs, or with `inputs` more of them, of which the residual connection takes the first.
+    """
 
     def __init__(
         self,
@@ -45,13 +48,15 @@ class InnerNetwork(nnx.Module):
         depth: int,
         expansion: int,
         *,
+        inputs: int | None = None,
         residual: bool = False,
         offset: bool = False,
         init: jax.nn.initializers.Initializer = DENSE,
         rngs: nnx.Rngs,
     ):
+        self.width, self.inputs = width, inputs or width
         hidden = [expansion * width] * (depth - 1)
-        sizes = zip([width, *hidden], [*hidden, width], strict=True)
+        sizes = zip([self.inputs, *hidden], [*hidden, width], strict=True)
         layers = [init(rngs.params(), size) for size in sizes]
         self.layers = nnx.List([nnx.Param(jnp.pad(w, ((0, offset), (0, 0)))) for w in layers])
         self.offset = offset
@@ -63,7 +68,7 @@ class InnerNetwork(nnx.Module):
         return tuple(layer[...] for layer in self.layers)
 
     def read(self, product: Product, x: Array) -> Array:
-        """M(x) of x [..., d]."""
+        """M(x) of x [..., inputs], [..., d]."""
         h = self._entering(x)
         for layer in range(len(self.layers) - 1):
             h = self._entering(nnx.gelu(product(layer, h)))
@@ -72,7 +77,7 @@ class InnerNetwork(nnx.Module):
     def gradients(
         self, product: Product, transposed: Product, k: Array, v: Array, loss: Loss, threshold: Array
     ) -> Gradients:
-        """Of the loss of M(k) and v, [..., d] both, with respect to the weights that `product` stands for."""
+        """Of the loss of M(k) and v [..., d], with respect to the weights that `product` stands for."""
         inputs, slopes = [self._entering(k)], []
         for layer in range(len(self.layers) - 1):
             h, slope = jax.vjp(nnx.gelu, product(layer, inputs[-1]))
@@ -94,7 +99,7 @@ class InnerNetwork(nnx.Module):
         return jnp.concatenate([h, jnp.ones_like(h[..., :1])], -1) if self.offset else h
 
     def _output(self, x: Array, z: Array) -> Array:
-        return z if self.norm is None else x + self.norm(z)
+        return z if self.norm is None else x[..., : self.width] + self.norm(z)
 
 
 def attentional_bias(bias: Bias, power: float) -> Loss:

@@ -5,7 +5,8 @@ learns, how its momentum lasts, how much it forgets and what it takes for an out
 (`memrl.cores.inner_loop`); what was read is normalised, gated and projected.
 
 A model is four choices (Behrouz et al. 2025, "It's All Connected", Miras): the memory's network, the loss that it is
-trained with, how it retains what it knew, and how it is trained.
+trained with, how it retains what it knew, and how it is trained. Two more are ATLAS's: how many of the last steps it
+learns from at each, and features of keys and queries.
 """
 
 import dataclasses
@@ -15,14 +16,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from memrl.cores.base import CoreConfig, Linear, MemoryCore
+from memrl.cores.base import CoreConfig, Extras, Linear, MemoryCore
 from memrl.cores.convolution import ShortConvolution
 from memrl.cores.heads import HeadNorm, unit
-from memrl.cores.inner_loop import InnerLoop, InnerState, Optimiser, Retention, Steps, retained
+from memrl.cores.inner_blocks import Steps
+from memrl.cores.inner_loop import InnerLoop, InnerState, Optimiser, Retention, retained
 from memrl.cores.inner_network import DENSE, Bias, InnerNetwork, attentional_bias
 from memrl.cores.linear_attention import split_widths
+from memrl.cores.polynomial import PolynomialFeatures
 from memrl.errors import check
 from memrl.types import Array
+
+INNER_LOSS = "inner_loss"  # the metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +56,10 @@ class NeuralMemoryConfig(CoreConfig):
     """How the memory learns: by its gradients, their running sum, or that sum made orthogonal (Muon)."""
     chunk_length: int = 16
     """Steps C between the weights that gradients are taken at; it changes the function."""
+    window: int = 1
+    """Tokens c that a step learns from, its own the last of them."""
+    degree: int = 1
+    """Highest power p of the features of keys and queries, of which the memory then has p d inputs."""
     max_learning_rate: float = 0.1
     """Bound theta_max of the inner learning rate."""
     max_gradient_norm: float = 10.0
@@ -60,7 +69,7 @@ class NeuralMemoryConfig(CoreConfig):
 
     def check(self) -> None:
         """Raises `MemrlError` for a size or a bound that is not above zero."""
-        self.check_positive("width", "depth", "expansion", "chunk_length", "conv_width")
+        self.check_positive("width", "depth", "expansion", "chunk_length", "window", "degree", "conv_width")
         self.check_positive("max_learning_rate", "max_gradient_norm")
         for name in ("bias_power", "retention_power"):
             power = getattr(self, name)
@@ -90,20 +99,30 @@ class NeuralMemory(MemoryCore):
     """A layer whose memory is a network; its state is a `NeuralMemoryState`."""
 
     parallel: ClassVar[bool] = False  # the steps of a chunk are, but chunks wait for each other
+    metrics: ClassVar[tuple[str, ...]] = (INNER_LOSS,)  # mean over the steps of each one's loss before it is learnt
 
     def __init__(self, features: int, config: NeuralMemoryConfig, *, rngs: nnx.Rngs):
         d = config.width
         self.features, self.config = features, config
-        self.widths = (3 * d, d, len(config.gates))  # q k v, output gate, gates
+        shares = config.window if config.window > 1 else 0
+        self.widths = (3 * d, d, len(config.gates), shares)  # q k v, output gate, gates, those of the window
         self.project = Linear(features, sum(self.widths), rngs=rngs)
         bias = self.project.bias
         assert bias is not None
-        bias[...] = jnp.array([0.0] * 4 * d + list(config.gates.values()))
+        bias[...] = jnp.array([0.0] * 4 * d + list(config.gates.values()) + [0.0] * shares)
         self.convolution = ShortConvolution(3 * d, config.conv_width, use_bias=False, rngs=rngs)
         # Of a softmax, so that the outputs differ, and are no mean of the inputs each.
         init = jax.nn.initializers.normal(1.0) if config.retention == "kl" else DENSE
+        self.features_of = PolynomialFeatures(config.degree) if config.degree > 1 else None
         self.network = InnerNetwork(
-            d, config.depth, config.expansion, residual=config.residual, offset=config.offset, init=init, rngs=rngs
+            d,
+            config.depth,
+            config.expansion,
+            inputs=config.degree * d,
+            residual=config.residual,
+            offset=config.offset,
+            init=init,
+            rngs=rngs,
         )
         self.norm = HeadNorm(1, d)
         self.output = Linear(d, features, use_bias=False, rngs=rngs)
@@ -119,6 +138,7 @@ class NeuralMemory(MemoryCore):
             config.max_gradient_norm,
             config.optimiser,
             retained(config.retention, config.retention_power),
+            config.window,
         )
 
     def initial_state(self, batch_size: int) -> NeuralMemoryState:
@@ -127,36 +147,50 @@ class NeuralMemory(MemoryCore):
 
     def unroll(self, state: NeuralMemoryState, xs: Array, resets: Array) -> tuple[NeuralMemoryState, Array]:
         """See `MemoryCore.unroll`."""
+        state, ys, _ = self.unroll_with_extras(state, xs, resets)
+        return state, ys
+
+    def unroll_with_extras(
+        self, state: NeuralMemoryState, xs: Array, resets: Array
+    ) -> tuple[NeuralMemoryState, Array, Extras]:
+        """See `MemoryCore.unroll_with_extras`."""
         inputs, steps, gate = self.steps(state.inputs, xs, resets)
-        memory, o, _ = self.inner_loop.unroll(state.memory, steps, resets)
-        return NeuralMemoryState(inputs, memory), self.read(o, gate, xs.dtype)
+        memory, o, losses = self.inner_loop.unroll(state.memory, steps, resets)
+        ys = self.read(o, gate, xs.dtype)
+        return NeuralMemoryState(inputs, memory), ys, Extras(ys, {INNER_LOSS: jnp.mean(losses)})
 
     def within_chunk(
         self, state: NeuralMemoryState, xs: Array, resets: Array, real: Array
-    ) -> tuple[NeuralMemoryState, Array]:
-        """`unroll` over steps of which those that are `real` [T, B] come first and go no further than their chunk."""
+    ) -> tuple[NeuralMemoryState, Array, Array]:
+        """See `InnerLoop.within_chunk`: steps of which those that are `real` [T, B] come first; the last are losses."""
         inputs, steps, gate = self.steps(state.inputs, xs, resets, jnp.sum(real, 0, dtype=jnp.int32))
-        memory, o, _ = self.inner_loop.within_chunk(state.memory, steps, resets, real)
-        return NeuralMemoryState(inputs, memory), self.read(o, gate, xs.dtype)
+        memory, o, losses = self.inner_loop.within_chunk(state.memory, steps, resets, real)
+        return NeuralMemoryState(inputs, memory), self.read(o, gate, xs.dtype), losses
 
     def steps(self, inputs: Array, xs: Array, resets: Array, count: Array | None = None) -> tuple[Array, Steps, Array]:
         """The convolution's inputs after all steps, or after `count` [B]; the inner loop's steps; the output gate."""
         # Between the projections in float32: the memory would magnify the rounding of bfloat16.
-        qkv, gate, gates = split_widths(self.project(xs).astype(jnp.float32), self.widths)
+        qkv, gate, gates, shares = split_widths(self.project(xs).astype(jnp.float32), self.widths)
         inputs, qkv = self.convolution(inputs, qkv, resets, count)
         q, k, v = jnp.split(nnx.silu(qkv), 3, -1)
         gate_of = {name: gates[..., i] for i, name in enumerate(self.config.gates)}
         none = jnp.zeros_like(gates[..., 0])
         steps = Steps(
-            unit(q),
-            unit(k),
+            self.addresses(q),
+            self.addresses(k),
             v,
             self.config.max_learning_rate * nnx.sigmoid(gate_of["rate"]),
             jax.nn.log_sigmoid(-gate_of["forget"]) if "forget" in gate_of else none,
             jax.nn.log_sigmoid(gate_of["momentum"]) if "momentum" in gate_of else none,
             jax.nn.softplus(gate_of["threshold"]) if "threshold" in gate_of else none,
+            nnx.sigmoid(shares) if self.config.window > 1 else (),
         )
         return inputs, steps, gate
+
+    def addresses(self, x: Array) -> Array:
+        """Keys or queries [..., d] as the memory takes them: of length 1, and their features."""
+        x = unit(x)
+        return x if self.features_of is None else self.features_of(x)
 
     def read(self, o: Array, gate: Array, dtype: jnp.dtype) -> Array:
         """What was read, [T, B, d], normalised, gated and projected."""

@@ -27,10 +27,11 @@ from flax import nnx
 from jax import lax
 
 from memrl.cores.attention import Window, empty_window, look_back
-from memrl.cores.base import Linear, MemoryCore
+from memrl.cores.base import Extras, Linear, MemoryCore
 from memrl.cores.chunk_grid import from_grid, to_grid
-from memrl.cores.heads import HeadNorm, unit
-from memrl.cores.neural_memory import NeuralMemory, NeuralMemoryConfig, NeuralMemoryState
+from memrl.cores.heads import HeadNorm
+from memrl.cores.inner_loop import reached
+from memrl.cores.neural_memory import INNER_LOSS, NeuralMemory, NeuralMemoryConfig, NeuralMemoryState
 from memrl.cores.titans_mag import MemoryGate
 from memrl.cores.window_attention import Attention, AttentionConfig
 from memrl.types import Array
@@ -63,7 +64,7 @@ class TitansMACState(NamedTuple):
 class Steps(NamedTuple):
     """What does not depend on the memory; [T, B, ...], or of a segment [C, B, ...]."""
 
-    read: Array  # q_t of the memory [T, B, d] float32
+    read: Array  # q_t of the memory [T, B, its inputs] float32
     q: Array  # of attention [T, B, D]
     rows: Array  # keys and values of x_t [T, B, 2 D]
     resets: Array  # [T, B] bool
@@ -75,6 +76,7 @@ class TitansMAC(MemoryCore):
     """Attention over a segment and what a memory knows of it; its state is a `TitansMACState`."""
 
     parallel: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = NeuralMemory.metrics
 
     def __init__(self, features: int, config: TitansMACConfig = TitansMACConfig(), *, rngs: nnx.Rngs):
         self.features, self.chunk_length, self.window = features, config.chunk_length, config.steps_back
@@ -92,29 +94,37 @@ class TitansMAC(MemoryCore):
 
     def unroll(self, state: TitansMACState, xs: Array, resets: Array) -> tuple[TitansMACState, Array]:
         """See `MemoryCore.unroll`."""
+        state, ys, _ = self.unroll_with_extras(state, xs, resets)
+        return state, ys
+
+    def unroll_with_extras(
+        self, state: TitansMACState, xs: Array, resets: Array
+    ) -> tuple[TitansMACState, Array, Extras]:
+        """See `MemoryCore.unroll_with_extras`."""
         T, C, phase = len(xs), self.chunk_length, state.memory.memory.phase
-        read = unit(nnx.silu(self.query(xs).astype(jnp.float32)))
+        read = self.memory.addresses(nnx.silu(self.query(xs).astype(jnp.float32)))
         begins = resets | ((phase[None] + jnp.arange(T)[:, None]) % C == 0)
         steps = Steps(read, *self.attention.queries_and_rows(xs), resets, begins, jnp.ones_like(resets))
         if T == 1:  # so that a step does not cost a segment
-            memory, recalled, os = self._segment(state.memory, state.window, steps)
+            memory, (recalled, os, losses) = self._segment(state.memory, state.window, steps)
         else:
             memory, out = self._segments(state, jax.tree.map(lambda x: _to_segments(x, phase, C), steps))
-            recalled, os = (_from_segments(x, phase, T) for x in out)
+            recalled, os, losses = jax.tree.map(lambda x: _from_segments(x, phase, T), out)
         rows = jnp.concatenate([recalled, steps.rows], -1)
         window, _ = look_back(state.window, jnp.swapaxes(rows, 0, 1), begins)
-        return TitansMACState(window, memory), os
+        losses = jnp.where(reached(~jnp.isfinite(xs).all(-1), resets), 0, losses)
+        return TitansMACState(window, memory), os, Extras(os, {INNER_LOSS: jnp.mean(losses)})
 
-    def _segments(self, state: TitansMACState, steps: Steps) -> tuple[NeuralMemoryState, tuple[Array, Array]]:
-        """Segments, leaves [M, C, B, ...]: the memory, keys and values of h [M, C, B, 2 D], and outputs."""
+    def _segments(self, state: TitansMACState, steps: Steps) -> tuple[NeuralMemoryState, tuple[Array, Array, Array]]:
+        """Segments, leaves [M, C, B, ...]: the memory, and of each what `_segment` gives of one."""
 
         def segment(memory: NeuralMemoryState, steps: Steps):
             # Only the first can see the window: the others begin with their first steps.
-            memory, *out = self._segment(memory, state.window, steps)
-            return memory, tuple(out)
+            return self._segment(memory, state.window, steps)
 
         def idle(memory: NeuralMemoryState, steps: Steps):
-            return memory, (jnp.zeros_like(steps.rows), jnp.zeros_like(steps.q))
+            nothing = jnp.zeros_like(steps.real, jnp.float32)
+            return memory, (jnp.zeros_like(steps.rows), jnp.zeros_like(steps.q), nothing)
 
         # The last one is often empty: when all rows are at the start of a segment, and C divides T.
         return lax.scan(
@@ -125,8 +135,12 @@ class TitansMAC(MemoryCore):
 
     def _segment(
         self, memory: NeuralMemoryState, window: Window, steps: Steps
-    ) -> tuple[NeuralMemoryState, Array, Array]:
-        """At most C steps, of which those that are real come first: keys and values of h [C, B, 2 D], and outputs."""
+    ) -> tuple[NeuralMemoryState, tuple[Array, Array, Array]]:
+        """At most C steps, of which those that are real come first.
+
+        Returns:
+            The memory after them; keys and values of h [C, B, 2 D], outputs [C, B, D] and the memory's losses [C, B].
+        """
         h = self.memory.inner_loop.recall(memory.memory, steps.read, steps.resets)
         h = self.recall_norm(h[..., None, :])[..., 0, :].astype(steps.q.dtype)
         recalled = self.attention.rows(self.recall(h))
@@ -134,8 +148,8 @@ class TitansMAC(MemoryCore):
         _, view = look_back(window, jnp.swapaxes(rows, 0, 1), steps.begins | ~steps.real)
         ys = self.attention.look(jnp.swapaxes(steps.q, 0, 1), view)
         ys = self.attention.output(jnp.swapaxes(ys, 0, 1))
-        memory, ms = self.memory.within_chunk(memory, ys, steps.resets, steps.real)
-        return memory, recalled, self.gate(ys, ms)
+        memory, ms, losses = self.memory.within_chunk(memory, ys, steps.resets, steps.real)
+        return memory, (recalled, self.gate(ys, ms), losses)
 
 
 def _to_segments(x: Array, phase: Array, C: int) -> Array:
@@ -151,8 +165,9 @@ def _to_segments(x: Array, phase: Array, C: int) -> Array:
 
 
 def _from_segments(x: Array, phase: Array, T: int) -> Array:
-    """What `_to_segments` laid out: `x` [M, C, B, F] as [T, B, F]."""
+    """What `_to_segments` laid out: `x` [M, C, B, ...] as [T, B, ...]."""
     C = x.shape[1]
     of_first = phase[None] + jnp.arange(T)[:, None] < C
-    first = jnp.pad(x[0, :T], ((0, max(0, T - C)), (0, 0), (0, 0)))
-    return jnp.where(of_first[..., None], first, from_grid(x.swapaxes(1, 2), phase, T))
+    first = jnp.pad(x[0, :T], ((0, max(0, T - C)), *((0, 0) for _ in x.shape[2:])))
+    of_first = of_first.reshape(*of_first.shape, *(1,) * (x.ndim - 3))
+    return jnp.where(of_first, first, from_grid(x.swapaxes(1, 2), phase, T))

@@ -20,7 +20,7 @@ from typing import ClassVar, NamedTuple
 from flax import nnx
 
 from memrl.cores.attention import Window
-from memrl.cores.base import MemoryCore
+from memrl.cores.base import Extras, MemoryCore
 from memrl.cores.heads import HeadNorm
 from memrl.cores.neural_memory import NeuralMemory, NeuralMemoryConfig, NeuralMemoryState
 from memrl.cores.window_attention import AttentionConfig, WindowAttention
@@ -60,6 +60,7 @@ class TitansMAG(MemoryCore):
     """Window attention, gated by a memory that learns at test time; its state is a `TitansMAGState`."""
 
     parallel: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = NeuralMemory.metrics
 
     def __init__(self, features: int, config: TitansMAGConfig = TitansMAGConfig(), *, rngs: nnx.Rngs):
         self.features = features
@@ -73,9 +74,17 @@ class TitansMAG(MemoryCore):
 
     def unroll(self, state: TitansMAGState, xs: Array, resets: Array) -> tuple[TitansMAGState, Array]:
         """See `MemoryCore.unroll`."""
+        state, ys, _ = self.unroll_with_extras(state, xs, resets)
+        return state, ys
+
+    def unroll_with_extras(
+        self, state: TitansMAGState, xs: Array, resets: Array
+    ) -> tuple[TitansMAGState, Array, Extras]:
+        """See `MemoryCore.unroll_with_extras`."""
         window, ys = self.attention.unroll(state.window, xs, resets)
-        memory, ms = self.memory.unroll(state.memory, xs, resets)
-        return TitansMAGState(window, memory), self.gate(ys, ms)
+        memory, ms, extras = self.memory.unroll_with_extras(state.memory, xs, resets)
+        os = self.gate(ys, ms)
+        return TitansMAGState(window, memory), os, Extras(os, extras.metrics)
 
 
 class MemoryGate(nnx.Module):

@@ -19,7 +19,7 @@ from typing import ClassVar, NamedTuple
 from flax import nnx
 
 from memrl.cores.attention import Window
-from memrl.cores.base import MemoryCore
+from memrl.cores.base import Extras, MemoryCore
 from memrl.cores.neural_memory import NeuralMemory, NeuralMemoryConfig, NeuralMemoryState
 from memrl.cores.window_attention import AttentionConfig, WindowAttention
 from memrl.types import Array
@@ -58,6 +58,7 @@ class TitansMAL(MemoryCore):
     """Window attention over what a memory that learns at test time read; its state is a `TitansMALState`."""
 
     parallel: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = NeuralMemory.metrics
 
     def __init__(self, features: int, config: TitansMALConfig = TitansMALConfig(), *, rngs: nnx.Rngs):
         self.features = features
@@ -70,6 +71,13 @@ class TitansMAL(MemoryCore):
 
     def unroll(self, state: TitansMALState, xs: Array, resets: Array) -> tuple[TitansMALState, Array]:
         """See `MemoryCore.unroll`."""
-        memory, ys = self.memory.unroll(state.memory, xs, resets)
+        state, ys, _ = self.unroll_with_extras(state, xs, resets)
+        return state, ys
+
+    def unroll_with_extras(
+        self, state: TitansMALState, xs: Array, resets: Array
+    ) -> tuple[TitansMALState, Array, Extras]:
+        """See `MemoryCore.unroll_with_extras`."""
+        memory, ys, extras = self.memory.unroll_with_extras(state.memory, xs, resets)
         window, os = self.attention.unroll(state.window, ys, resets)
-        return TitansMALState(memory, window), os
+        return TitansMALState(memory, window), os, Extras(os, extras.metrics)

@@ -13,6 +13,7 @@ from memrl.errors import check
 from memrl.networks.encoders import Encoder
 from memrl.networks.heads import PolicyHead, ValueHead
 from memrl.networks.layers import Activation
+from memrl.networks.metrics import Metrics, means_by_name, names_in
 from memrl.networks.stack import MemoryStack, StackConfig
 from memrl.spaces import Space
 from memrl.types import Array, Observation, State
@@ -56,6 +57,7 @@ class Output(NamedTuple):
 
     policy: distrax.Distribution  # batch shape [...]
     value: Any  # [...]; None of a network without a critic
+    metrics: Metrics  # scalars by the network's `metrics`, of an unroll; none of a step
 
 
 class ActorCritic(nnx.Module):
@@ -82,10 +84,19 @@ class ActorCritic(nnx.Module):
         self.policy = PolicyHead(action_space, *heads, rngs=rngs)
         self.value = ValueHead(*heads, rngs=rngs) if critic else None
 
+    @property
+    def torsos(self) -> list["Torso"]:
+        """One or two."""
+        return [self.actor] if self.critic is None else [self.actor, self.critic]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what the memory measures in an unroll."""
+        return names_in(torso.memory.metrics for torso in self.torsos)
+
     def initial_state(self, batch_size: int) -> State:
         """The recurrent state at the start of an episode, leaves [B, ...]."""
-        torsos = [self.actor] if self.critic is None else [self.actor, self.critic]
-        return tuple(torso.memory.initial_state(batch_size) for torso in torsos)
+        return tuple(torso.memory.initial_state(batch_size) for torso in self.torsos)
 
     def step(self, state: State, observation: Observation, reset: Array) -> tuple[State, Output]:
         """One step: observations [B, ...] and `reset` [B] give the next state and the output, [B]."""
@@ -100,12 +111,10 @@ class ActorCritic(nnx.Module):
         return self.policy.environment_action(action)
 
     def _apply(self, mode: str, state: State, observation: Observation, reset: Array) -> tuple[State, Output]:
-        actor_state, features = self.actor.run(mode, state[0], observation, reset)
-        if self.critic is None:
-            return (actor_state,), Output(self.policy(features), self.value(features) if self.value else None)
-        assert self.value is not None
-        critic_state, critic_features = self.critic.run(mode, state[1], observation, reset)
-        return (actor_state, critic_state), Output(self.policy(features), self.value(critic_features))
+        runs = [torso.run(mode, s, observation, reset) for torso, s in zip(self.torsos, state, strict=True)]
+        states, features, metrics = zip(*runs, strict=True)
+        value = self.value(features[-1]) if self.value else None
+        return states, Output(self.policy(features[0]), value, means_by_name(metrics))
 
 
 class Torso(nnx.Module):
@@ -116,7 +125,9 @@ class Torso(nnx.Module):
         self.encoder = Encoder(space, sizes, config.activation, rngs=rngs)
         self.memory = MemoryStack(config.features, cores, config.stack, rngs=rngs)
 
-    def run(self, mode: str, state: State, observation: Observation, reset: Array) -> tuple[State, Array]:
-        """Features D of one step or, with `mode` "unroll", of T steps."""
-        run = self.memory.unroll if mode == "unroll" else self.memory.step
-        return run(state, self.encoder(observation), reset)
+    def run(self, mode: str, state: State, observation: Observation, reset: Array) -> tuple[State, Array, Metrics]:
+        """Features D of one step or, with `mode` "unroll", of T steps, and what the memory measured in these."""
+        if mode == "step":
+            return *self.memory.step(state, self.encoder(observation), reset), {}
+        state, features, extras = self.memory.unroll_with_extras(state, self.encoder(observation), reset)
+        return state, features, extras.metrics

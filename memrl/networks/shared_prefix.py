@@ -26,13 +26,19 @@ def unroll_groups(
     leaders = jax.tree.map(lambda x: x[:, ::group_size], first)
     state, output = network.unroll(network.initial_state(B // group_size), *leaders)
     alike = jnp.all(rows_alike(first, group_size))
-    output = jax.tree.map(lambda x: jnp.where(alike, jnp.repeat(x, group_size, 1), jnp.nan), output)
+    said = jax.tree.map(
+        lambda x: jnp.where(alike, jnp.repeat(x, group_size, 1), jnp.nan), (output.policy, output.value)
+    )
     if prefix == T:
-        return output
+        return Output(said[0], said[1], output.metrics)
     state = jax.tree.map(lambda x: jnp.repeat(x, group_size, 0), state)
     rest = jax.tree.map(lambda x: x[prefix:], (observations, resets))
     _, output_of_rest = network.unroll(state, *rest)
-    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), output, output_of_rest)
+    said_then = (output_of_rest.policy, output_of_rest.value)
+    said = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), said, said_then)
+    share = prefix / T  # metrics are means over steps
+    metrics = jax.tree.map(lambda x, y: share * x + (1 - share) * y, output.metrics, output_of_rest.metrics)
+    return Output(said[0], said[1], metrics)
 
 
 def rows_alike(rows: Observation, group_size: int) -> Array:

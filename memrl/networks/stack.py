@@ -8,10 +8,11 @@ from flax import nnx
 
 from memrl.config import Config
 from memrl.cores import CoreConfig, build_core, core_name
-from memrl.cores.base import LayerNorm, Linear, MemoryCore
+from memrl.cores.base import Extras, LayerNorm, Linear, MemoryCore
 from memrl.cores.gate import Gate
 from memrl.cores.gmu import GMU, GMUConfig
 from memrl.errors import check
+from memrl.networks.metrics import means_by_name, names_in
 from memrl.types import Array, State
 
 Residual = Literal["none", "add", "gate"]
@@ -60,19 +61,32 @@ class MemoryStack(MemoryCore):
         """Whether every layer is."""
         return all(layer.core.parallel for layer in self.layers)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of the layers."""
+        return names_in(layer.core.metrics for layer in self.layers)
+
     def initial_state(self, batch_size: int) -> tuple[State, ...]:
         """The initial state of each layer."""
         return tuple(layer.core.initial_state(batch_size) for layer in self.layers)
 
     def unroll(self, state: tuple[State, ...], xs: Array, resets: Array) -> tuple[tuple[State, ...], Array]:
         """See `MemoryCore.unroll`."""
-        states, readouts = [], []
+        state, ys, _ = self.unroll_with_extras(state, xs, resets)
+        return state, ys
+
+    def unroll_with_extras(
+        self, state: tuple[State, ...], xs: Array, resets: Array
+    ) -> tuple[tuple[State, ...], Array, Extras]:
+        """See `MemoryCore.unroll_with_extras`; a metric of several layers is their mean."""
+        states, extras = [], []
         for layer, source, layer_state in zip(self.layers, self.sources, state, strict=True):
-            read = None if source is None else readouts[source]
-            layer_state, xs, readout = layer(layer_state, xs, resets, read)
+            read = None if source is None else extras[source].readout
+            layer_state, xs, extra = layer(layer_state, xs, resets, read)
             states.append(layer_state)
-            readouts.append(readout)
-        return tuple(states), self.norm(xs)
+            extras.append(extra)
+        ys = self.norm(xs)
+        return tuple(states), ys, Extras(ys, means_by_name([extra.metrics for extra in extras]))
 
 
 def _source(i: int, cores: Sequence[CoreConfig]) -> int | None:
@@ -105,16 +119,15 @@ class Layer(nnx.Module):
         self.join = _make_join(features, config, rngs)
         self.feed_forward = FeedForward(features, config, rngs=rngs) if config.feed_forward else None
 
-    def __call__(
-        self, state: State, xs: Array, resets: Array, readout: Array | None
-    ) -> tuple[State, Array, Array | None]:
+    def __call__(self, state: State, xs: Array, resets: Array, readout: Array | None) -> tuple[State, Array, Extras]:
         """One layer over [T, B, D]; takes the readout of the layer that it reads, if any, and gives its own."""
         if isinstance(self.core, GMU):
             state, ys = self.core.unroll(state, self.norm(xs), resets, readout)
+            extras = Extras(readout, {})
         else:
-            state, ys, readout = self.core.unroll_with_readout(state, self.norm(xs), resets)
+            state, ys, extras = self.core.unroll_with_extras(state, self.norm(xs), resets)
         xs = self.join(xs, ys)
-        return state, xs if self.feed_forward is None else self.feed_forward(xs), readout
+        return state, xs if self.feed_forward is None else self.feed_forward(xs), extras
 
 
 class FeedForward(nnx.Module):

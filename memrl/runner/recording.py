@@ -74,7 +74,7 @@ def trained_actor(assembly: Assembly, state: Any, *, greedy: bool) -> Actor:
         state, recurrent = memory
         network = agent.network(state)
         batch = jax.tree.map(lambda x: x[None], observation)
-        recurrent, (policy, value) = network.step(recurrent, agent.see(state, batch), reset[None])
+        recurrent, (policy, value, _) = network.step(recurrent, agent.see(state, batch), reset[None])
         action = network.environment_action(policy.mode() if greedy else policy.sample(seed=key))
         # distrax's base class does not know of probabilities
         probabilities = policy.probs[0] if discrete else None  # pyright: ignore[reportAttributeAccessIssue]

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from memrl.cores import CORES, core_name
+from memrl.cores.neural_memory import INNER_LOSS
 from memrl.errors import MemrlError
 from memrl.experiment import Assembly, Experiment, assemble, experiment_to_json, seed_keys
 from memrl.runner.checkpoints import Checkpoints
@@ -108,7 +110,7 @@ def _train(experiment: Experiment, assembly: Assembly, folder: RunFolder, option
             states, metrics = run_chunk(states, count)
             seconds_per_update = (time.monotonic() - began) / count
             metrics_file.append(update, steps_per_update, metrics)
-            _check_finite(metrics, update, folder)
+            _check_finite(metrics, update, experiment, folder)
             update += count
             _log(trackers, metrics, update, steps_per_update)
             console.update(update * steps_per_update, metrics)
@@ -133,17 +135,26 @@ def _log(trackers: list[Tracker], metrics: dict[str, np.ndarray], update: int, s
             tracker.log((update - n + 1 + i) * steps_per_update, values)
 
 
-def _check_finite(metrics: dict[str, np.ndarray], first_update: int, folder: RunFolder) -> None:
-    """Raises `MemrlError` that names the first update with a loss or gradient that is NaN or infinite."""
+def _check_finite(metrics: dict[str, np.ndarray], first_update: int, experiment: Experiment, folder: RunFolder) -> None:
+    """Raises `MemrlError` that names the first update with a loss or gradient that is NaN or infinite, and the reason
+    where the memory has measured it."""
     bad = metrics["nonfinite_steps"] > 0  # [n, S]
     if not bad.any():
         return
     index = int(np.argmax(bad.any(axis=1)))
-    seeds = np.flatnonzero(bad[index]).tolist()
+    seeds = np.flatnonzero(bad[index])
+    what = "loss or gradient is not finite"
+    look_at = "learning_rate, max_gradient_norm, and the environment's rewards and observations"
+    if not np.isfinite(metrics.get(INNER_LOSS, np.zeros_like(bad))[index, seeds]).all():
+        cores = [core_name(core) for core in experiment.cores]
+        learning = " and ".join(dict.fromkeys(name for name in cores if INNER_LOSS in CORES[name].core.metrics))
+        what = f"the inner loop of core {learning} has diverged, {INNER_LOSS} is not finite"
+        look_at = (
+            "the core's max_learning_rate and max_gradient_norm, learning_rate, and the environment's observations"
+        )
     raise MemrlError(
-        f"update {first_update + index}: loss or gradient is not finite (seeds {seeds}); the checkpoints in "
-        f"{folder.checkpoints} are from before; look at learning_rate, max_gradient_norm, and the environment's "
-        "rewards and observations"
+        f"update {first_update + index}: {what} (seeds {seeds.tolist()}); the checkpoints in {folder.checkpoints} are "
+        f"from before; look at {look_at}"
     )
 
 

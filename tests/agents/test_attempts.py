@@ -81,8 +81,8 @@ def compare(scores, baseline, count=None, *, scale):
     """Of a row of scores, compared with each other."""
     scores = jnp.array(scores, jnp.float32)
     count = jnp.ones_like(scores, bool) if count is None else jnp.array(count, bool)
-    others = (jnp.broadcast_to(x[None], (len(scores), len(scores))) for x in (scores, count))
-    return relative(scores, *others, baseline, scale=scale)
+    others, count = (jnp.broadcast_to(x[None], (len(scores), len(scores))) for x in (scores, count))
+    return relative(scores, others, count, baseline, scale=scale)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,7 @@ def losses(config, key):
         state = state._replace(reference=moved(state.reference, 0.05))
     batch, facts = agent._make_batch(state, transitions)
     params = moved(state.params, 0.02)
-    loss, parts = agent._loss(params, state, batch)
+    loss, (parts, _) = agent._loss(params, state, batch)
     output = agent._replay(state._replace(params=params), transitions)
     log_prob = output.policy.log_prob(transitions.action)
     return loss, parts, facts, (transitions, log_prob, output.policy.entropy(), batch.reference_log_prob)
@@ -195,7 +196,7 @@ def test_what_steps_weigh():
     """Two episodes of 1 and 3 steps, and one of 2 that does not count."""
     counts = jnp.array([1, 1, 1, 1, 0, 0], bool)[:, None]
     length = jnp.array([1, 3, 3, 3, 2, 2], jnp.float32)[:, None]
-    expected = {
+    expected: dict[Any, list[float]] = {
         "episodes": [1 / 2, 1 / 6, 1 / 6, 1 / 6, 0, 0],
         "steps": [1 / 4, 1 / 4, 1 / 4, 1 / 4, 0, 0],
         "constant": [1 / 12, 1 / 12, 1 / 12, 1 / 12, 0, 0],
@@ -309,7 +310,8 @@ def serial():
     def collect(key):
         agent = evidence(SERIAL)
         state = agent.init(key)
-        state.params["policy"]["output"]["bias"][...] += jnp.array([0.0, 0.0, 3.0])
+        bias: Any = state.params["policy"]["output"]["bias"]
+        bias[...] = bias[...] + jnp.array([0.0, 0.0, 3.0])
         transitions = agent.collect(state, key)[1].transitions
         return transitions, agent._make_batch(state, transitions)[0].advantage
 

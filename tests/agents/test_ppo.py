@@ -2,16 +2,18 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.flatten_util import ravel_pytree
 from probes import Erratic, Probe, Rewards, make_ppo, quick_jit
 
-from memrl import MemrlError, PPOConfig
+from memrl import MemrlError, PPOConfig, TitansConfig
 from memrl.agents import ppo
 from memrl.agents.normaliser import normalise
 from memrl.agents.ppo import clipped_policy_loss, clipped_value_loss, explained_variance
@@ -296,6 +298,42 @@ def test_a_loss_that_is_not_finite_is_counted(reward):
     _, metrics = advance(SMALL, begin(SMALL), Rewards(each=reward))
     assert metrics["nonfinite_steps"] == 2
     assert metrics["gradient_steps"] == 2
+
+
+def known_inner_loss(config):
+    """An agent and a state whose memory says 0 where it should say SiLU(1) = 0.7310586 twice."""
+    core = TitansConfig(width=2, depth=1, conv_width=1)
+    agent = make_ppo(Probe(), config, core, Rewards(steps=3, match=1.0))
+    state = quick_jit(agent.init)(KEY)
+    network: Any = agent.network(state)
+    core = network.actor.memory.layers[0].core
+    for param in (core.project.kernel, core.network.layers[0]):
+        param[...] = jnp.zeros_like(param[...])
+    core.convolution.kernel[...] = jnp.ones((1, 6))
+    core.project.bias[...] = core.project.bias[...].at[4:6].set(1.0)
+    return agent, state._replace(params=nnx.split(network)[1])
+
+
+def test_what_the_memory_measures_is_reported():
+    """For each seed, also where an update may end early; and nothing where the memory measures nothing."""
+    agent, state = known_inner_loss(smaller(learning_rate=1e-9, target_kl=1.0))
+    states = jax.tree.map(lambda *x: jnp.stack(x), state, state)
+    _, metrics = compile_chunk(agent, 2, states)(states, 1)
+    np.testing.assert_allclose(metrics["inner_loss"], np.full((1, 2), 2 * 0.7310586**2), rtol=1e-6)
+    assert "inner_loss" not in jax.eval_shape(make_ppo(Probe(), SMALL).update, begin(SMALL))[1]
+
+
+def test_metrics_of_the_memory_tell_the_reasons_of_a_nan():
+    """A loss that is NaN for its rewards makes the parameters NaN, and then the inner loss: that is not its fault."""
+    agent, state = known_inner_loss(smaller(learning_rate=1e-9))
+    rewarded = dataclasses.replace(agent, env_params=Rewards(each=np.nan))
+    _, metrics = quick_jit(rewarded.update)(state)
+    assert metrics["nonfinite_steps"] == 2
+    np.testing.assert_allclose(metrics["inner_loss"], 2 * 0.7310586**2, rtol=1e-6)
+    agent = make_ppo(Probe(), SMALL, TitansConfig(width=4, max_learning_rate=1e30), Rewards(steps=100))
+    _, metrics = quick_jit(lambda key: agent.update(agent.init(key)))(KEY)
+    assert metrics["nonfinite_steps"] == 2
+    assert not np.isfinite(metrics["inner_loss"])
 
 
 def test_metrics_are_scalars():

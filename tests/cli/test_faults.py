@@ -147,6 +147,16 @@ def test_diverged_run_stops_and_keeps_its_checkpoint(folder: Path):
     assert Checkpoints(folder / "diverged" / "checkpoints").updates() != [40]
 
 
+def test_an_inner_loop_that_diverges_is_named(folder: Path):
+    memory = ["--core", "titans", "--core.width", "4", "--core.max-learning-rate", "1e30"]
+    code, _, error = finish(start(folder, *COMMAND, "--out", "inner", *memory))
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "the inner loop of core titans has diverged, inner_loss is not finite" in error
+    assert "max_learning_rate" in error
+    assert not np.isfinite(read_metrics(folder / "inner" / "metrics.csv")["inner_loss"][-1]).all()
+
+
 def test_resume_of_another_experiment_is_refused(folder: Path, undisturbed: Path):
     before = json.loads((undisturbed / "config.json").read_text())
     process = start(folder, *COMMAND, "--out", "undisturbed", "--resume", "--agent.discount", "0.5")

@@ -19,7 +19,7 @@ def network(xp, config, norm, weights, x):
     if not config.residual:
         return h
     centred = h - xp.mean(h)
-    return x + centred / xp.sqrt(xp.mean(centred**2) + 1e-6) * norm["scale"] + norm["bias"]
+    return x[: len(h)] + centred / xp.sqrt(xp.mean(centred**2) + 1e-6) * norm["scale"] + norm["bias"]
 
 
 def loss(config, weights, norm, k, v, threshold):
@@ -81,27 +81,59 @@ def reference(config, p, state, xs, resets):
     return ys, last
 
 
+def list_of(past):
+    """The tokens of the running episode, the oldest first: k, v and threshold."""
+    if not past:
+        return []
+    return [(past.k[0, i], past.v[0, i], past.threshold[0, i]) for i in np.flatnonzero(past.episode[0] == 0)]
+
+
+def past_of(tokens, like):
+    """The other way round: the latest last, after zeros."""
+    past = like._replace(episode=np.full_like(like.episode, -1))
+    past = past._replace(**{name: np.zeros_like(getattr(like, name)) for name in ("k", "v", "threshold")})
+    for i, (k, v, threshold) in enumerate(reversed(tokens), 1):
+        past.k[0, -i], past.v[0, -i], past.threshold[0, -i], past.episode[0, -i] = k, v, threshold, 0
+    return past
+
+
+def address(config, p, x):
+    """A key or a query as the memory takes it."""
+    x = unit_vector(x)
+    if config.degree == 1:
+        return x
+    return np.concatenate([a * x**i for i, a in enumerate(p["features_of"]["coefficients"], 1)])
+
+
 def step(config, p, state, x, reset):
     d, C = config.width, config.chunk_length
     A_0 = [p["network"]["layers"][i] for i in range(config.depth)]
     norm = p["network"].get("norm", {})
     inputs, memory = state.inputs, state.memory
+    before = list_of(memory.past)
     base, A, S = ([layer[0] for layer in weights] for weights in memory[:3])
     if reset:
         inputs, base, A, S = np.zeros_like(inputs), A_0, A_0, [np.zeros_like(s) for s in S]
+        before = []
 
     projected = affine(p["project"], x)
-    qkv, o_gate, gates = pieces(projected, 3 * d, d, len(projected) - 4 * d)
+    c = config.window
+    gates_of_window = c if c > 1 else 0
+    rest = len(projected) - 4 * d - gates_of_window
+    qkv, o_gate, gates, gamma = pieces(projected, 3 * d, d, rest, gates_of_window)
     inputs, (qkv,) = convolve(p["convolution"], inputs, qkv[None])
     q, k, v = pieces(silu(qkv), d, d, d)
-    q, k = unit_vector(q), unit_vector(k)
+    q, k = address(config, p, q), address(config, p, k)
     gates = list(gates)
     theta = config.max_learning_rate * sigmoid(gates.pop(0))
     eta = sigmoid(gates.pop(0)) if config.optimiser != "gradient" else None
     alpha = sigmoid(gates.pop(0)) if config.retention != "none" else 0
     threshold = softplus(gates.pop(0)) if config.bias == "huber" else 0.0
 
-    slopes = gradient(config, weights_of(config, base), norm, k, v, threshold)
+    tokens = [*before, (k, v, threshold)][-c:]
+    gamma = sigmoid(gamma[c - len(tokens) :]) if c > 1 else [1.0]
+    each = [gradient(config, weights_of(config, base), norm, *token) for token in tokens]
+    slopes = [sum(g * slope for g, slope in zip(gamma, layer, strict=True)) for layer in zip(*each, strict=True)]
     if config.optimiser == "gradient":
         change = [-theta * g for g in slopes]
     elif config.optimiser == "momentum":
@@ -119,6 +151,7 @@ def step(config, p, state, x, reset):
         weights=tuple(a[None] for a in A),
         momentum=tuple(s[None] for s in S),
         phase=phase,
+        past=past_of(tokens[1 - c :], memory.past) if c > 1 else (),
     )
     y = (rms_normed(o) * p["norm"]["scale"][0] * silu(o_gate)) @ p["output"]["kernel"]
     return state._replace(inputs=inputs, memory=memory), y

@@ -1,19 +1,25 @@
 """Memories that learn at test time: mistakes, rows at phases of their own, what is held, and what a step costs."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cores.core_contract import quick_jit
 from cores.numeric import assert_close, normal
 from flax import nnx
+from jax import lax
 from jaxprs import equations
 
-from memrl import MemrlError, make_core
+from memrl import MemrlError, list_cores, make_core
+from memrl.cores import CORES
 from memrl.cores.chunk_grid import chunks_needed, from_grid, to_grid
-from memrl.cores.inner_loop import InnerLoop, InnerState, Steps, newton_schulz
+from memrl.cores.inner_blocks import Steps
+from memrl.cores.inner_loop import InnerLoop, InnerState, Optimiser
 from memrl.cores.inner_network import InnerNetwork, attentional_bias
+from memrl.cores.newton_schulz import newton_schulz
 from memrl.kernels import gated_delta_rule
 
 MISTAKES = [
@@ -30,6 +36,8 @@ MISTAKES = [
         {"optimiser": "adam"},
         "core ttt_mlp: optimiser is 'adam', expected one of 'gradient', 'momentum', 'newton_schulz'",
     ),
+    ("atlas", {"window": 0}, "core atlas: window is 0, expected more than 0"),
+    ("atlas", {"degree": 0}, "core atlas: degree is 0, expected more than 0"),
     ("moneta", {"bias_power": 1.0}, "core moneta: bias_power is 1.0, expected at least 2"),
     ("moneta", {"retention_power": 1.0}, "core moneta: retention_power is 1.0, expected at least 2"),
 ]
@@ -64,7 +72,7 @@ def test_each_way_over_the_grid_is_the_gradient_of_the_other():
     assert_close(back, to_grid(x, phase, C), 0)
 
 
-def make(name="titans", **hyperparameters):
+def make(name="titans", **hyperparameters) -> Any:
     return make_core(name, 8, rngs=nnx.Rngs(0), **{"width": 4, "chunk_length": 4} | hyperparameters)
 
 
@@ -94,6 +102,104 @@ def test_an_episode_may_begin_without_a_reset():
     state, _ = core.step(core.initial_state(2), -x, jnp.zeros(2, bool))
     _, again = core.step(state, x, jnp.ones(2, bool))
     assert_close(again, fresh, 1e-6)
+
+
+def test_the_metric_is_the_mean_loss_before_each_step_is_learnt():
+    """M(k) = 0 at the start of the chunk, and both values are SiLU(1) = 0.7310586: a loss of twice its square."""
+    core = make(width=2, depth=1, conv_width=1)
+    for param in (core.project.kernel, core.network.layers[0]):
+        param[...] = jnp.zeros_like(param[...])
+    core.convolution.kernel[...] = jnp.ones((1, 6))
+    core.project.bias[...] = core.project.bias[...].at[4:6].set(1.0)
+    xs, resets = jnp.ones((3, 2, 8)), jnp.zeros((3, 2), bool)
+    assert core.metrics == ("inner_loss",)
+    _, _, (_, metrics) = core.unroll_with_extras(core.initial_state(2), xs, resets)
+    assert metrics["inner_loss"] == pytest.approx(1.0688933, rel=1e-6)
+    _, _, (_, metrics) = core.unroll_with_extras(core.initial_state(2), xs[:1], resets[:1])
+    assert metrics["inner_loss"] == pytest.approx(1.0688933, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in list_cores() if CORES[name].core.metrics])
+def test_metrics_are_named_and_finite(name):
+    """Also after a step that is not finite, which takes the memory with it."""
+    core, xs = make(name), normal(np.random.default_rng(0), (6, 2, 8))
+    xs[1, 0] = np.nan
+    _, ys, extras = quick_jit(core.unroll_with_extras)(core.initial_state(2), xs, jnp.zeros((6, 2), bool))
+    assert tuple(extras.metrics) == core.metrics
+    assert all(x.shape == () and np.isfinite(x) for x in extras.metrics.values())
+    assert jnp.isnan(ys[1:, 0]).all()
+
+
+@pytest.mark.parametrize("name", ["atlas", "titans_mac", "titans_mag", "titans_mal"])
+def test_the_metric_of_an_unroll_is_the_mean_of_its_steps(name):
+    core, rng = make(name, window=3), np.random.default_rng(0)
+    xs, resets = jnp.asarray(normal(rng, (9, 2, 8))), jnp.asarray(rng.random((9, 2)) < 0.2)
+
+    @quick_jit
+    def by_both(state):
+        def step(state, now):
+            state, _, extras = core.unroll_with_extras(state, *(x[None] for x in now))
+            return state, extras.metrics
+
+        return core.unroll_with_extras(state, xs, resets)[2].metrics, lax.scan(step, state, (xs, resets))[1]
+
+    whole, steps = by_both(core.initial_state(2))
+    assert_close(whole, jax.tree.map(jnp.mean, steps), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["titans", "titans_mac", "titans_mag", "titans_mal"])
+def test_a_memory_that_diverges_is_seen_in_the_metric(name):
+    core, xs = make(name, max_learning_rate=1e30), normal(np.random.default_rng(0), (9, 2, 8))
+    _, _, extras = quick_jit(core.unroll_with_extras)(core.initial_state(2), xs, jnp.zeros((9, 2), bool))
+    assert not np.isfinite(extras.metrics["inner_loss"])
+
+
+def loop_of(optimiser: Optimiser = "gradient", weights_of=None, window=1, **hyperparameters):
+    network = InnerNetwork(4, 2, 2, rngs=nnx.Rngs(0), **hyperparameters)
+    return InnerLoop(network, attentional_bias("l2", 3.0), 4, 10.0, optimiser, weights_of, window)
+
+
+def steps_of(rng, T, B, rate=0.1, window=1):
+    q, k, v = (jnp.asarray(normal(rng, (T, B, 4))) for _ in range(3))
+    log_keep, log_momentum = (-jnp.asarray(rng.random((T, B)), jnp.float32) for _ in range(2))
+    gates = jnp.asarray(rng.random((T, B, window)), jnp.float32) if window > 1 else ()
+    return Steps(q, k, v, jnp.full((T, B), rate), log_keep, log_momentum, jnp.zeros((T, B)), gates)
+
+
+def test_a_loss_is_nan_where_the_memory_has_diverged_and_not_where_inputs_were_bad():
+    loop, steps, resets = loop_of(), steps_of(np.random.default_rng(0), 9, 3), np.zeros((9, 3), bool)
+    resets[7, 1] = True
+    diverged = steps._replace(rate=steps.rate.at[1, 1].set(jnp.inf).at[1, 2].set(1e30))
+    _, ys, losses = quick_jit(loop.unroll)(loop.initial_state(3), diverged, jnp.asarray(resets))
+    # The rate of step 1 is infinite in row 1, and huge in row 2, so that what is read from then on is infinite.
+    assert np.isfinite(losses[:, :2]).all()
+    assert jnp.isnan(ys[1:7, 1]).all()
+    assert np.isfinite(ys[7:, 1]).all()
+    assert np.isfinite(losses[:1, 2]).all()
+    assert not np.isfinite(losses[1:, 2]).any()
+
+
+@pytest.mark.parametrize("optimiser", ["gradient", "momentum"])
+@pytest.mark.parametrize("window", [1, 6])
+def test_the_dual_form_is_the_loop_over_steps(optimiser, window):
+    rng = np.random.default_rng(0)
+    steps, resets = steps_of(rng, 11, 2, window=window), jnp.asarray(rng.random((11, 2)) < 0.15)
+    dual, by_steps = (loop_of(optimiser, weights_of, window) for weights_of in (None, lambda w: w))
+    state = dual.initial_state(2)
+    assert_close(quick_jit(dual.unroll)(state, steps, resets), quick_jit(by_steps.unroll)(state, steps, resets), 1e-5)
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_gaps_of_the_grid_teach_nothing(window):
+    """Also where the memory is not zero of a key of zero, as with a bias after its last layer."""
+    loop = loop_of("newton_schulz", window=window, offset=True)
+    loop.network.layers[1][...] = loop.network.layers[1][...].at[-1].set(1.0)
+    steps, resets = steps_of(np.random.default_rng(0), 7, 2, window=window), jnp.zeros((7, 2), bool)
+    unroll = quick_jit(loop.unroll)
+    whole, ys, _ = unroll(loop.initial_state(2), steps, resets)
+    half, first, _ = unroll(loop.initial_state(2), jax.tree.map(lambda x: x[:3], steps), resets[:3])
+    last, second, _ = unroll(half, jax.tree.map(lambda x: x[3:], steps), resets[3:])
+    assert_close((last, jnp.concatenate([first, second])), (whole, ys), 1e-5)
 
 
 @pytest.mark.parametrize(("name", "apart"), [("titans", 1), ("titans_mac", 0)])

@@ -1,6 +1,7 @@
 """Copies that start alike: whatever their episodes' lengths, the n-th starts are the same, by either way to reset."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from memrl import MemrlError, make_env
+from memrl.envs.base import Task
 from memrl.envs.meta.projection import RandomProjection
 from memrl.envs.meta.trials import Trials
 from memrl.envs.shared_starts import SharedStarts
@@ -85,16 +87,15 @@ def test_keys_in_common():
 
 
 def test_an_environment_on_the_host_is_refused():
-    class Inner:
+    class Inner(Task):
         on_host = True
-        name = "gymnasium/Any"
 
-    with pytest.raises(MemrlError, match=r"^gymnasium/Any runs on the host, expected an environment whose starts can"):
+    with pytest.raises(MemrlError, match=r"^Inner runs on the host, expected an environment whose starts can"):
         SharedStarts(Inner())
 
 
 def test_which_actions_answer():
-    env, _ = make_env("memory/EvidenceAccumulation")
+    env: Any = make_env("memory/EvidenceAccumulation")[0]
     assert env.answer_actions == (0, 1)
     assert SharedStarts(PreviousStep(env)).answer_actions == (0, 1)
     assert RandomProjection(env, 4).answer_actions == (0, 1)

@@ -1,6 +1,7 @@
 """Groups that begin alike: the shared forward pass is the plain one, in values and in gradients, for every core."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def test_it_equals_the_plain_pass(core):
     @partial(jax.jit, static_argnames=("prefix",), compiler_options={"xla_backend_optimization_level": 0})
     def run(prefix, params):
         def loss(params):
-            output = unroll_groups(nnx.merge(graphdef, params), xs, resets, G, prefix)
+            output: Any = unroll_groups(nnx.merge(graphdef, params), xs, resets, G, prefix)
             return jnp.sum(weights * output.policy.logits) + jnp.sum(weights[..., 0] * output.value), output
 
         gradient, output = jax.grad(loss, has_aux=True)(params)

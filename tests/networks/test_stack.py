@@ -13,6 +13,7 @@ from flax import nnx
 from memrl import MemrlError, StackConfig, core_config, make_core
 from memrl.cores.gate import Gate
 from memrl.networks import MemoryStack
+from memrl.networks.metrics import means_by_name
 
 T, B, D = 5, 2, 8
 rng = np.random.default_rng(0)
@@ -107,6 +108,21 @@ def test_a_unit_reads_the_layer_that_it_names(source):
     for core in units:  # the second of them reads what the first has read
         xs = core.output(memory * nnx.silu(core.gate(xs)))
     assert_close(stack.unroll(initial, XS, RESETS), ((state, other, (), ()), xs), 1e-5)
+
+
+def test_metrics_of_the_layers_are_the_stacks():
+    """Of those that measure something, the mean."""
+    assert means_by_name([{}, {"a": jnp.array(1.0), "b": jnp.array(4.0)}, {"a": jnp.array(3.0)}]) == {"a": 2, "b": 4}
+    assert make("gru", "s5").metrics == ()
+    stack = make("titans", "gru", "ttt_linear", norm="none", residual="none")
+    assert stack.metrics == ("inner_loss",)
+    initial, xs, losses = stack.initial_state(B), jnp.asarray(XS), []
+    for layer, state in zip(stack.layers, initial, strict=True):
+        _, xs, extras = layer.core.unroll_with_extras(state, xs, RESETS)
+        losses += extras.metrics.values()
+    _, _, extras = stack.unroll_with_extras(initial, jnp.asarray(XS), RESETS)
+    assert len(losses) == 2
+    assert_close(extras.metrics, {"inner_loss": np.mean(losses)}, 1e-5)
 
 
 def test_the_readout_of_s5_comes_before_its_activation():

@@ -6,7 +6,7 @@ Attention looks through lists of what the segment and episode had so far: of h, 
 import jax
 import numpy as np
 from cores import neural_memory_reference
-from cores.references.common import rms_normed, silu, unit_vector
+from cores.references.common import rms_normed, silu
 from cores.references.titans_mag import gated
 from cores.references.window_attention import attention, attention_row
 
@@ -17,6 +17,8 @@ VARIANTS = [
     {"width": 4, "chunk_length": 1, "persistent": 1, "conv_width": 1, "residual": True, "offset": True},
     {"width": 4, "chunk_length": 4, "retention": "kl", "optimiser": "gradient", "max_learning_rate": 0.5},
     {"width": 4, "chunk_length": 50, "bias": "huber", "optimiser": "newton_schulz"},
+    {"width": 4, "chunk_length": 3, "window": 3, "degree": 2, "heads": 2, "conv_width": 2},
+    {"width": 4, "chunk_length": 5, "window": 7, "optimiser": "newton_schulz", "residual": True, "heads": 2},
 ]
 
 
@@ -43,7 +45,7 @@ def step(config, p, past, memory, x, reset):
         past = []
     base = initial if reset else [layer[0] for layer in memory.memory.base]
     weights = neural_memory_reference.weights_of(config, base)
-    q = unit_vector(silu(x @ p["query"]["kernel"]))
+    q = neural_memory_reference.address(config, p["memory"], silu(x @ p["query"]["kernel"]))
     h = neural_memory_reference.network(np, config, p["memory"]["network"].get("norm", {}), weights, q)
     h = (rms_normed(h) * p["recall_norm"]["scale"][0]) @ p["recall"]["kernel"]
     past = [*past, np.concatenate([attention_row(p["attention"], h), attention_row(p["attention"], x)])]
