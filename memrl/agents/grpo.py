@@ -66,6 +66,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 LARGEST_LOG_RATIO = 10.0
+PREFIX_ALIKE = "prefix_alike"  # the metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,7 +333,7 @@ class GRPO(PolicyGradientAgent):
         }
         if config.prefix:
             first = jax.tree.map(lambda x: x[: config.prefix], (transitions.observation, transitions.reset))
-            facts["prefix_alike"] = rows_alike(first, config.group_size).mean()
+            facts[PREFIX_ALIKE] = rows_alike(first, config.group_size).mean()
         if config.drop_equal:
             counts = counts & spread
         reference = None

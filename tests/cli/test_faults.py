@@ -29,6 +29,9 @@ experiment = Experiment(
     evaluation_episodes=4,
 )
 """
+GRPO = CONFIG.replace("PPOConfig", "GRPOConfig").replace(
+    "num_envs=8, num_steps=16", "group_size=4, unfinished='count', prefix=8, num_envs=8, num_steps=16"
+)
 # A checkpoint after every update, so that kills find something to break.
 COMMAND = ["train", "small.py", "--chunk-seconds", "0", "--checkpoint-seconds", "0", "--quiet"]
 
@@ -37,6 +40,7 @@ COMMAND = ["train", "small.py", "--chunk-seconds", "0", "--checkpoint-seconds", 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("faults")
     (path / "small.py").write_text(CONFIG)
+    (path / "grpo.py").write_text(GRPO)
     return path
 
 
@@ -155,6 +159,15 @@ def test_an_inner_loop_that_diverges_is_named(folder: Path):
     assert "the inner loop of core titans has diverged, inner_loss is not finite" in error
     assert "max_learning_rate" in error
     assert not np.isfinite(read_metrics(folder / "inner" / "metrics.csv")["inner_loss"][-1]).all()
+
+
+def test_a_prefix_that_is_not_shared_is_named(folder: Path):
+    """What a cart-pole shows depends on what was done, from the second step on."""
+    code, _, error = finish(start(folder, "train", "grpo.py", "--quiet", "--out", "prefix"))
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "update 0: the environments of a group have not seen the same in the first steps" in error
+    assert "look at the agent's prefix" in error
 
 
 def test_resume_of_another_experiment_is_refused(folder: Path, undisturbed: Path):
