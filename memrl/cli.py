@@ -27,6 +27,7 @@ from memrl.runner import Interrupted, RunOptions, load_saved, run
 from memrl.runner.evaluation import evaluate, summarise
 from memrl.runner.match import match_width
 from memrl.runner.play import RecordingOptions, play_random, play_run
+from memrl.runner.saved import elsewhere, load_experiment
 
 _USAGE = """\
 usage: memrl COMMAND ...
@@ -203,6 +204,12 @@ def _options_type(env: str, defaults: Mapping[str, Any]) -> type:
 
 def evaluate_run(arguments: list[str]) -> None:
     """Evaluates the last checkpoint of a run, greedy and sampled."""
+    folder = next((Path(a) for a in arguments[:1] if not a.startswith("-")), None)
+    defaults = {}
+    if folder is not None:
+        experiment = load_experiment(folder)
+        defaults = {**env_options(experiment.env), **experiment.env_options}
+    env_type = _options_type("the run's environment", defaults)
 
     @dataclasses.dataclass(frozen=True)
     class Eval:
@@ -214,12 +221,16 @@ def evaluate_run(arguments: list[str]) -> None:
         """Episodes per seed and policy."""
         seed: int = 1
         """Seed of the episodes; training uses others whatever it is."""
+        env_options: Annotated[Any, tyro.conf.arg(name="env", constructor=env_type)] = env_type()
 
     options = parse(Eval, arguments, prog="memrl eval")
     check(options.episodes >= 1, f"eval: episodes is {options.episodes}, expected at least 1")
     enable_compilation_cache()
-    experiment, assembly, update, states = load_saved(options.run)
-    print(f"{options.run}: {experiment.env}, after update {update} of {experiment.num_updates}")
+    saved = load_saved(options.run)
+    changed = {name: x for name, x in dataclasses.asdict(options.env_options).items() if x != defaults.get(name)}
+    experiment, assembly, update, states = elsewhere(saved, changed) if changed else saved
+    others = "".join(f", {name} {value}" for name, value in changed.items())
+    print(f"{options.run}: {experiment.env}{others}, after update {update} of {experiment.num_updates}")
     keys = jax.vmap(jax.random.fold_in, (0, None))(seed_keys(experiment), options.seed)
     for name in ("greedy", "sampled"):
         result = summarise(evaluate(assembly, states, keys, options.episodes, greedy=name == "greedy"))

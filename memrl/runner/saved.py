@@ -1,6 +1,8 @@
 """Runs on disk: what they were, and what they learned."""
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,15 +28,42 @@ def load_saved(path: Path) -> SavedRun:
     Raises:
         MemrlError: if the folder holds no run, or no whole checkpoint.
     """
+    experiment = load_experiment(path)
+    assembly = assemble(experiment)
+    restored = Checkpoints(RunFolder(path).checkpoints).restore(initial_states(assembly.agent, experiment))
+    return SavedRun(experiment, assembly, restored.update, restored.state)
+
+
+def load_experiment(path: Path) -> Experiment:
+    """What a run folder is a run of.
+
+    Raises:
+        MemrlError: if the folder holds no run.
+    """
     folder = RunFolder(path)
     check(folder.config_json.is_file(), f"run {path}: no config.json there, expected the folder of a run")
     try:
-        experiment = experiment_from_json(json.loads(folder.config_json.read_text()))
+        return experiment_from_json(json.loads(folder.config_json.read_text()))
     except json.JSONDecodeError as error:
         raise MemrlError(f"run {path}: config.json is damaged: {error}") from error
+
+
+def elsewhere(saved: SavedRun, env_options: Mapping[str, Any]) -> SavedRun:
+    """The saved agents in their environment with other options.
+
+    Raises:
+        MemrlError: if it then shows something else, or takes other actions, than they have learned.
+    """
+    experiment = dataclasses.replace(saved.experiment, env_options={**saved.experiment.env_options, **env_options})
     assembly = assemble(experiment)
-    restored = Checkpoints(folder.checkpoints).restore(initial_states(assembly.agent, experiment))
-    return SavedRun(experiment, assembly, restored.update, restored.state)
+    for name in ("observation_space", "action_space"):
+        old, new = (getattr(a.env, name)(a.env_params) for a in (saved.assembly, assembly))
+        check(
+            repr(old) == repr(new),
+            f"{name.replace('_', ' ')} of {experiment.env} with {dict(env_options)} is {new!r}, expected {old!r}, as "
+            "learned",
+        )
+    return SavedRun(experiment, assembly, saved.update, saved.states)
 
 
 def check_same_experiment(experiment: Experiment, folder: RunFolder) -> None:

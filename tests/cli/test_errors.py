@@ -174,3 +174,19 @@ def test_several_cores_have_options_each(config: str, capsys: pytest.CaptureFixt
 def test_list(capsys: pytest.CaptureFixture[str]):
     main(["list", "cores"])
     assert capsys.readouterr().out.split() == list(list_cores())
+
+
+def test_evaluating_elsewhere(config: str, capsys: pytest.CaptureFixture[str]):
+    """With other options of the environment, as long as the agent sees and does the same."""
+    main(["train", config, "--out", "run", "--track", "--quiet"])
+    capsys.readouterr()
+    main(["eval", "run", "--episodes", "2", "--env.length", "7"])
+    output = capsys.readouterr().out
+    assert "memory/TMaze, length 7, after update 2 of 2" in output
+    assert "length 8 " in output  # steps of an episode
+    assert "did you mean '--env.length'" in error_of(capsys, "eval", "run", "--env.lenght", "7")
+    recall = ["--env", "memory/AssociativeRecall", "--out", "recall", "--track", "--quiet"]
+    main(["train", config, *recall])
+    error = error_of(capsys, "eval", "recall", "--env.vocab-size", "20")
+    assert "observation space of memory/AssociativeRecall with {'vocab_size': 20} is" in error
+    assert "as learned" in error
