@@ -18,7 +18,7 @@ VARIANTS = [
     {"width": 4, "chunk_length": 4, "retention": "kl", "optimiser": "gradient", "max_learning_rate": 0.5},
     {"width": 4, "chunk_length": 50, "bias": "huber", "optimiser": "newton_schulz"},
     {"width": 4, "chunk_length": 3, "window": 3, "degree": 2, "heads": 2, "conv_width": 2},
-    {"width": 4, "chunk_length": 5, "window": 7, "optimiser": "newton_schulz", "residual": True, "heads": 2},
+    {"width": 4, "chunk_length": 5, "window": 7, "optimiser": "newton_schulz", "heads": 2, "max_learning_rate": 0.02},
 ]
 
 
