@@ -57,7 +57,7 @@ def test_every_core_survives_json(core):
 
 @pytest.mark.parametrize("agent", list_agents())
 def test_every_agent_survives_json(agent):
-    experiment = TMaze(agent=AGENTS[agent].config(num_envs=16, num_steps=32))
+    experiment = TMaze(agent=AGENTS[agent].config(num_envs=32, num_steps=32))
     assert through_json(experiment) == experiment
     assert experiment_to_json(experiment)["agent"]["name"] == agent
 

@@ -6,6 +6,8 @@ Such a file has a function `reference`: it takes the core's configuration, its p
     VARIANTS  hyperparameters to test besides the defaults; only the first, against the reference, is no slow test
     BEFORE    name of the core in the layer before, where the core needs one; the two are then tested as a stack without
               norms and residuals, whose parameters and state the reference takes
+    SAME_AS   name of the core whose code it runs with other hyperparameters: of this one only the equations are tested
+              in CI, and the rest of the contract is a slow test
     PERIOD    steps after which the core's function repeats, where it depends on the position in the sequence (chunks)
 """
 
@@ -31,6 +33,7 @@ class CoreReference(NamedTuple):
     variants: tuple[dict[str, Any], ...]  # the defaults, {}, first
     period: int
     before: str | None
+    same_as: str | None
 
 
 def reference_of(name: str) -> CoreReference:
@@ -43,6 +46,7 @@ def reference_of(name: str) -> CoreReference:
         ({}, *getattr(module, "VARIANTS", ())),
         getattr(module, "PERIOD", 1),
         getattr(module, "BEFORE", None),
+        getattr(module, "SAME_AS", None),
     )
 
 

@@ -22,6 +22,16 @@ def cases(quick: int):
     ]
 
 
+def of_own_code(parameters):
+    """The same, where it is slow to test what another core's tests have shown."""
+    return [
+        pytest.param(*p.values, id=p.id, marks=[*p.marks, pytest.mark.slow])
+        if reference_of(p.id.rpartition("-")[0]).same_as
+        else p
+        for p in parameters
+    ]
+
+
 @functools.cache
 def make_case(name: str, variant: int) -> Case:
     """The core with default hyperparameters (variant 0) or with others that its reference names."""
@@ -36,7 +46,7 @@ def make_case(name: str, variant: int) -> Case:
 
 
 class TestContract(CoreContract):
-    @pytest.fixture(params=cases(quick=1))
+    @pytest.fixture(params=of_own_code(cases(quick=1)))
     def case(self, request):
         return make_case(*request.param)
 
@@ -44,7 +54,7 @@ class TestContract(CoreContract):
     def case_of_equations(self, request):
         return make_case(*request.param)
 
-    @pytest.fixture(params=list_cores())
+    @pytest.fixture(params=of_own_code(pytest.param(name, id=f"{name}-0") for name in list_cores()))
     def long_case(self, request):
         return make_case(request.param, 0)
 
