@@ -2,8 +2,8 @@
 
 command   memrl train configs/grpo_repeat_previous_easy.py
 hardware  2 cores of an AMD EPYC (shared machine)
-time      TIME
-score     SCORE
+time      34 s, compiling and evaluating included
+score     return 1.00 greedy, 1.00 sampled (best 1.00); so for five seeds of five
 """
 
 from memrl import Experiment, GRPOConfig, GRUConfig, NetworkConfig

@@ -2,8 +2,8 @@
 
 command   memrl train configs/grpo_tmaze_50.py
 hardware  2 cores of an AMD EPYC (shared machine)
-time      TIME
-score     SCORE
+time      32 s, compiling and evaluating included
+score     return 1.00 greedy, 1.00 sampled (best 1.00); greedy so for five seeds of five
 """
 
 from memrl import Experiment, GRPOConfig, NetworkConfig, S5Config

@@ -2,9 +2,9 @@
 
 command   memrl train configs/s_grpo_evidence_accumulation.py
 hardware  2 cores of an AMD EPYC (shared machine)
-time      TIME
-score     SCORE
-control   CONTROL
+time      30 s, compiling and evaluating included
+score     with --seeds 5, greedy: return 1.0000 after 3.3 steps; sampled: 0.9999 after 3.5; one seed, 0.997 after 2.2
+control   the same with --agent.no-serial: 0.9998 after 8.7 steps greedy, 0.9999 after 7.8 sampled
 """
 
 from memrl import Experiment, GRPOConfig, GRUConfig, NetworkConfig
