@@ -4,6 +4,7 @@ command   memrl train configs/grpo_repeat_previous_easy.py
 hardware  2 cores of an AMD EPYC (shared machine)
 time      34 s, compiling and evaluating included
 score     return 1.00 greedy, 1.00 sampled (best 1.00); so for five seeds of five
+control   without memory, --core mlp: -0.48 greedy, -0.50 sampled
 """
 
 from memrl import Experiment, GRPOConfig, GRUConfig, NetworkConfig

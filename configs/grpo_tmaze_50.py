@@ -4,6 +4,7 @@ command   memrl train configs/grpo_tmaze_50.py
 hardware  2 cores of an AMD EPYC (shared machine)
 time      32 s, compiling and evaluating included
 score     return 1.00 greedy, 1.00 sampled (best 1.00); greedy so for five seeds of five
+control   without memory, --core mlp: 0.52 greedy, 0.52 sampled
 """
 
 from memrl import Experiment, GRPOConfig, NetworkConfig, S5Config

@@ -52,6 +52,8 @@ from memrl.envs import list_envs, make_env
 from memrl.errors import MemrlError
 from memrl.experiment import Experiment, TrainResult, assemble, make_train, seed_keys
 from memrl.networks import ActorCritic, NetworkConfig, StackConfig
+from memrl.policy import Policy, load_policy
+from memrl.runner.results import Run, load_run
 
 __all__ = [
     "AarenConfig",
@@ -88,8 +90,10 @@ __all__ = [
     "NetworkConfig",
     "PLSTMConfig",
     "PPOConfig",
+    "Policy",
     "RWKV7Config",
     "RetNetConfig",
+    "Run",
     "S4Config",
     "S4DConfig",
     "S5Config",
@@ -109,6 +113,8 @@ __all__ = [
     "list_agents",
     "list_cores",
     "list_envs",
+    "load_policy",
+    "load_run",
     "make_core",
     "make_env",
     "make_train",

@@ -1,40 +1,46 @@
-"""The `memrl` command: train, eval, play, bench, list."""
+"""The `memrl` command: train, compare, eval, play, report, export, bench, list."""
 
 import contextlib
 import dataclasses
 import gc
 import importlib.util
 import io
-import os
+import itertools
 import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax
 import tyro
 from rich.console import Console
 
 from memrl.agents import list_agents
-from memrl.cores import core_config, list_cores
 from memrl.cores import core_name as name_of_core
+from memrl.cores import list_cores
 from memrl.envs import env_options, list_envs
-from memrl.errors import MemrlError, check, from_host, unknown_name
-from memrl.experiment import Experiment, seed_keys
+from memrl.errors import MemrlError, check, one_line, unknown_name
+from memrl.experiment import Experiment, seed_keys, with_cores, with_env
 from memrl.runner import Interrupted, RunOptions, load_saved, run
+from memrl.runner.compare import CompareOptions, Grid
+from memrl.runner.compare import compare as run_comparison
 from memrl.runner.evaluation import evaluate, summarise
 from memrl.runner.match import match_width
 from memrl.runner.play import RecordingOptions, play_random, play_run
+from memrl.runner.program import enable_compilation_cache
 from memrl.runner.saved import elsewhere, load_experiment
 
 _USAGE = """\
 usage: memrl COMMAND ...
 
   memrl train CONFIG   train the agent that a config script describes
+  memrl compare CONFIG train it with several cores, environments or hyperparameters
   memrl eval RUN       evaluate a trained agent on fresh episodes
   memrl play ENV       record an episode as a GIF, with --run RUN a trained agent's
+  memrl export RUN     write a trained agent's policy as a folder of its own
+  memrl report RUNS    what runs have learned: a page, pictures and tables
   memrl bench kernels  measure the kernels on this machine
   memrl list WHAT      the names of all cores, envs or agents
 
@@ -49,8 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], None]] = {
         "train": train,
+        "compare": compare,
         "eval": evaluate_run,
         "play": play,
+        "export": export,
+        "report": report,
         "bench": bench,
         "list": list_names,
     }
@@ -61,25 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise unknown_name("command", arguments[0], commands)
         else:
             commands[arguments[0]](arguments[1:])
-    except MemrlError as error:
-        _refuse(error)
-    except jax.errors.JaxRuntimeError as error:  # an environment on the host may have failed
-        _refuse(from_host(error) or error)
-    except OSError as error:
-        print(f"memrl: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
     except Interrupted as error:
         sys.exit(128 + error.signal_number)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _refuse(error: Exception) -> NoReturn:
-    """One line for a user's mistake; whatever else is wrong keeps its traceback."""
-    if not isinstance(error, MemrlError):
-        raise error
-    print(f"memrl: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(2)
+    except Exception as error:
+        line = one_line(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
+        sys.exit(2)
 
 
 def train(arguments: list[str]) -> None:
@@ -87,10 +87,9 @@ def train(arguments: list[str]) -> None:
     script, core, env = _first_look(arguments)
     experiment = load_config(script)
     if core is not None:
-        cores = [core_config(name) for name in core.split(",")]
-        experiment = dataclasses.replace(experiment, core=tuple(cores) if len(cores) > 1 else cores[0])
-    if env is not None and env != experiment.env:
-        experiment = dataclasses.replace(experiment, env=env, env_options={}, best_return=None, chance_return=None)
+        experiment = with_cores(experiment, core)
+    if env is not None:
+        experiment = with_env(experiment, env)
     experiment, options, out = _parse_train(arguments, script, experiment)
     assert script is not None  # without one, --help has ended the command
     enable_compilation_cache()
@@ -154,8 +153,7 @@ def load_config(script: Path | None) -> Experiment:
 def _parse_train(
     arguments: list[str], script: Path | None, experiment: Experiment
 ) -> tuple[Experiment, RunOptions, Path | None]:
-    defaults = {**env_options(experiment.env), **experiment.env_options}
-    env_type = _options_type(experiment.env, defaults)
+    env_type = _options_of(experiment)
 
     @dataclasses.dataclass(frozen=True)
     class Train:
@@ -183,15 +181,23 @@ def _parse_train(
 
     default = Train(script or Path("CONFIG"), experiment, env_type(), RunOptions())
     parsed = parse(Train, arguments, prog="memrl train", default=default)
-    changed = {
-        name: value
-        for name, value in dataclasses.asdict(parsed.env_options).items()
-        if name in experiment.env_options or value != defaults[name]
-    }
-    experiment = dataclasses.replace(parsed.experiment, env_options=changed)
+    experiment = _with_options(parsed.experiment, experiment, parsed.env_options)
     if parsed.match is not None:
         experiment = match_width(experiment, parsed.match)
     return experiment, parsed.options, parsed.out
+
+
+def _options_of(experiment: Experiment) -> type:
+    """A dataclass of the options of an experiment's environment, with its values."""
+    return _options_type(experiment.env, {**env_options(experiment.env), **experiment.env_options})
+
+
+def _with_options(parsed: Experiment, default: Experiment, options: Any) -> Experiment:
+    """The parsed experiment with those options that its default named, or that differ from the environment's own."""
+    own = {**env_options(default.env), **default.env_options}
+    values = dataclasses.asdict(options)
+    changed = {name: value for name, value in values.items() if name in default.env_options or value != own[name]}
+    return dataclasses.replace(parsed, env_options=changed)
 
 
 def _options_type(env: str, defaults: Mapping[str, Any]) -> type:
@@ -200,6 +206,66 @@ def _options_type(env: str, defaults: Mapping[str, Any]) -> type:
     env_type = dataclasses.make_dataclass("EnvOptions", fields, frozen=True)
     env_type.__doc__ = f"Options of {env}."
     return env_type
+
+
+def compare(arguments: list[str]) -> None:
+    """Trains what a config script describes with several cores, environments and hyperparameters."""
+    # What needs an accelerator happens in other processes, and this one would take its memory.
+    jax.config.update("jax_platforms", "cpu")
+    script, core, env = _first_look(arguments)
+    check(core is None, "compare: core is given, expected --cores")
+    check(env is None, "compare: env is given, expected --envs")
+    experiment = load_config(script)
+    cores, envs = _values_of("--cores", arguments), _values_of("--envs", arguments)
+    # With a single one, as in `memrl train`, its options can be given.
+    experiment = with_cores(experiment, cores[0]) if len(cores) == 1 else experiment
+    experiment = with_env(experiment, envs[0]) if len(envs) == 1 else experiment
+    for prefix, names in (("--core.", cores), ("--env.", envs)):
+        given = next((a.partition("=")[0] for a in arguments if a.startswith(prefix) and len(names) > 1), None)
+        check(
+            given is None, f"compare: {given} is given with {', '.join(names)}, expected --sweep {str(given)[2:]}=..."
+        )
+    env_type = _options_of(experiment)
+
+    @dataclasses.dataclass(frozen=True)
+    class Compare:
+        """Train the agent that a config script describes with several cores, in several environments, or with several
+        values of its fields. Every field of its experiment can be overridden, for all cells alike."""
+
+        config: Annotated[
+            tyro.conf.Positional[Path],
+            tyro.conf.arg(help="Config script: a Python file that defines `experiment`."),
+        ]
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+        env_options: Annotated[Any, tyro.conf.arg(name="env", constructor=env_type)]
+        grid: Annotated[Grid, tyro.conf.arg(name="")] = Grid()
+        options: Annotated[CompareOptions, tyro.conf.arg(name="")] = CompareOptions()
+        out: Annotated[Path | None, tyro.conf.arg(help="Folder of all runs. runs/compare-CONFIG when not given.")] = (
+            None
+        )
+
+    default = Compare(script or Path("CONFIG"), experiment, env_type())
+    parsed = parse(Compare, arguments, prog="memrl compare", default=default)
+    assert script is not None  # without one, --help has ended the command
+    experiment = _with_options(parsed.experiment, experiment, parsed.env_options)
+    # A single core or environment is the experiment's by now, perhaps with options.
+    grid = dataclasses.replace(parsed.grid, cores=cores if len(cores) > 1 else (), envs=envs if len(envs) > 1 else ())
+    failures = run_comparison(experiment, grid, parsed.out or Path("runs") / script.stem, parsed.options, script)
+    if failures:
+        for name, failure in failures.items():
+            print(f"memrl: {name}: {failure}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _values_of(option: str, arguments: list[str]) -> tuple[str, ...]:
+    """The values given last to an option that takes several, as `--option one two` or `--option=one two`."""
+    found: tuple[str, ...] = ()
+    for i, argument in enumerate(arguments):
+        name, equals, first = argument.partition("=")
+        if name == option:
+            following = itertools.takewhile(lambda a: not a.startswith("-"), arguments[i + 1 :])
+            found = (*([first] if equals else []), *following)
+    return found
 
 
 def evaluate_run(arguments: list[str]) -> None:
@@ -288,6 +354,59 @@ def _environment_in(arguments: list[str]) -> str | None:
     """The environment to play, known before the others: it decides which options exist."""
     first = next((a for a in arguments[:1] if not a.startswith("-")), None)
     return next((a for a in arguments if a in list_envs()), first)
+
+
+def export(arguments: list[str]) -> None:
+    """Writes the policy of a run as a folder of its own."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Export:
+        """Write the policy of a run's last checkpoint as a folder of its own, for `memrl.load_policy`."""
+
+        run: tyro.conf.Positional[Path]
+        """The run folder."""
+        out: Path | None = None
+        """The new folder. `policy` in the run folder when not given."""
+        seed_index: int = 0
+        """Which of the run's seeds, from 0."""
+        sampled: bool = False
+        """Draw actions from the policy, rather than taking the most probable ones."""
+        overwrite: bool = False
+        """Replace the policy where there is one."""
+
+    options = parse(Export, arguments, prog="memrl export")
+    from memrl.runner.export import export_run  # jax.export
+
+    greedy = not options.sampled
+    print(export_run(options.run, options.out, options.seed_index, greedy=greedy, overwrite=options.overwrite))
+
+
+def report(arguments: list[str]) -> None:
+    """Writes what runs have learned as a page, pictures and tables."""
+    from memrl.runner.report import ReportOptions, write_report
+
+    @dataclasses.dataclass(frozen=True)
+    class ReportCommand:
+        """Write what finished runs have learned: a page that needs no network, and beside it, in a folder of the same
+        name, its pictures as PNG and SVG and its tables as CSV, Markdown and LaTeX."""
+
+        runs: tyro.conf.Positional[tuple[Path, ...]]
+        """Run folders, or folders with run folders in them."""
+        out: Path = Path("report.html")
+        """The page."""
+        overwrite: bool = False
+        """Replace the report where there is one."""
+        options: Annotated[ReportOptions, tyro.conf.arg(name="")] = ReportOptions()
+
+    options = parse(ReportCommand, arguments, prog="memrl report")
+    check(bool(options.runs), "report: runs is empty, expected run folders, or folders with run folders in them")
+    written = write_report(options.runs, options.out, options.options, overwrite=options.overwrite)
+    for path, reason in written.comparison.skipped:
+        print(f"skipped {path}: {reason}")
+    for notice in written.notices:
+        print(notice)
+    runs = sum(len(entry.runs) for entry in written.comparison.entries.values())
+    print(f"{written.page}: {runs} runs, {len(written.comparison.skipped)} skipped")
 
 
 def bench(arguments: list[str]) -> None:
@@ -382,15 +501,3 @@ def _one_line(report: str) -> str:
             break
         body.append(line)
     return " ".join(body) or "the command line could not be read"
-
-
-def enable_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, so that a second start is quick.
-
-    JAX's own settings win, as does an empty JAX_COMPILATION_CACHE_DIR.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(home / "memrl" / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

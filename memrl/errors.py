@@ -35,3 +35,13 @@ def from_host(error: Exception) -> MemrlError | None:
     """
     found = re.findall(r"^(?:memrl\.errors\.)?MemrlError: (.+)$", str(error), re.MULTILINE)
     return MemrlError(found[-1]) if found else None
+
+
+def one_line(error: Exception) -> str | None:
+    """What the command line prints of an error: a line for mistakes and refusals of the system, None for defects."""
+    error = from_host(error) or error  # an environment on the host may have failed
+    if isinstance(error, MemrlError):
+        return f"memrl: {' '.join(str(error).split())}"
+    if isinstance(error, OSError):
+        return f"memrl: {error.filename or 'output'}: {error.strerror or error}"
+    return None

@@ -11,7 +11,7 @@ from flax import nnx
 
 from memrl.agents import AGENTS, Agent, AgentConfig, PPOConfig, agent_name
 from memrl.config import Config, from_json
-from memrl.cores import CORES, CoreConfig, GRUConfig, core_name
+from memrl.cores import CORES, CoreConfig, GRUConfig, core_config, core_name
 from memrl.envs import make_env
 from memrl.envs.meta.projection import RandomProjection
 from memrl.envs.meta.trials import Trials
@@ -82,6 +82,23 @@ class Experiment(Config):
     def num_updates(self) -> int:
         """Updates of the whole run."""
         return math.ceil(self.total_steps / self.agent.steps_per_update)
+
+
+def with_cores(experiment: Experiment, names: str) -> Experiment:
+    """The experiment with the core of this name, or with those of several names between commas, defaults otherwise.
+
+    Raises:
+        MemrlError: for an unknown name.
+    """
+    cores = tuple(core_config(name) for name in names.split(","))
+    return dataclasses.replace(experiment, core=cores[0] if len(cores) == 1 else cores)
+
+
+def with_env(experiment: Experiment, name: str) -> Experiment:
+    """The experiment in another environment, with its default options; unchanged in its own."""
+    if name == experiment.env:
+        return experiment
+    return dataclasses.replace(experiment, env=name, env_options={}, best_return=None, chance_return=None)
 
 
 def experiment_to_json(experiment: Experiment) -> dict[str, Any]:

@@ -150,3 +150,33 @@ class Tuple(Space):
     def contains(self, x: PyTree) -> Array:
         """Whether every value lies in its space."""
         return jnp.all(jnp.stack([space.contains(v) for space, v in zip(self.spaces, x, strict=True)]))
+
+
+def space_to_json(space: Space) -> dict[str, Any]:
+    """A space as JSON values: its kind, and what makes it this one; a bound that is infinite is null.
+
+    Raises:
+        TypeError: for a space of another kind than those above.
+    """
+    kind = {"kind": type(space).__name__}
+    match space:
+        case Discrete():
+            return kind | {"n": space.n}
+        case MultiDiscrete():
+            return kind | {"sizes": list(space.sizes)}
+        case Box():
+            bounds = {"low": _bound_to_json(space.low), "high": _bound_to_json(space.high)}
+            return kind | {"shape": list(space.shape), "dtype": jnp.dtype(space.dtype).name} | bounds
+        case Dict():
+            return kind | {"spaces": {name: space_to_json(part) for name, part in space.spaces.items()}}
+        case Tuple():
+            return kind | {"spaces": [space_to_json(part) for part in space.spaces]}
+    raise TypeError(f"space is {space!r}, expected Discrete, MultiDiscrete, Box, Dict or Tuple")
+
+
+def _bound_to_json(bound: Any) -> Any:
+    """One number where all are the same."""
+    values = np.asarray(bound, float)
+    if values.size and (values == values.flat[0]).all():
+        return float(values.flat[0]) if np.isfinite(values.flat[0]) else None
+    return np.where(np.isfinite(values), values.astype(object), np.array(None)).tolist()

@@ -19,8 +19,9 @@ LAYERS = ["kernels", "cores", "networks", "agents", "experiment", "runner", "cli
 MAY_IMPORT = {part: BASE | set(LAYERS[:i]) for i, part in enumerate(LAYERS)}
 MAY_IMPORT |= dict.fromkeys(BASE, BASE)
 MAY_IMPORT["envs"] = BASE
+MAY_IMPORT["policy"] = {"errors"}  # a policy acts without the rest
 for part in ("experiment", "runner", "cli"):  # where environments, networks and agents meet
-    MAY_IMPORT[part] = MAY_IMPORT[part] | {"envs"}
+    MAY_IMPORT[part] = MAY_IMPORT[part] | {"envs", "policy"}
 # Of the cores, agents may know the contract; which core it is, only an experiment says.
 CONTRACTS = {"cores", "cores.base"}
 

@@ -24,7 +24,7 @@ gc.freeze()  # as the command line does
 started = time.perf_counter()
 agent = assemble(experiment).agent
 states = jax.block_until_ready(initial_states(agent, experiment))
-run_chunk = compile_chunk(agent, 1, states)
+run_chunk = compile_chunk(agent.update, 1, states)
 compile_seconds = time.perf_counter() - started
 
 

@@ -13,6 +13,7 @@ from jax import lax
 from memrl.types import Array
 
 Baseline = Literal["group", "leave_one_out", "batch", "none"]
+MeanOver = Literal["episodes", "steps", "constant"]
 EPSILON = 1e-6  # added to deviations
 
 
@@ -63,10 +64,14 @@ def in_groups(x: Array, group_size: int) -> Array:
     return x.reshape(*x.shape[:-1], -1, group_size)
 
 
+def of_group(x: Array, group_size: int) -> Array:
+    """x [N, B] of all environments of the group, for each of them: [N, B, G]."""
+    return jnp.repeat(in_groups(x, group_size), group_size, -2)
+
+
 def whole_groups(attempts: Attempts, group_size: int) -> Array:
     """The episodes [N, B] that all environments of their group have finished."""
-    whole = jnp.all(in_groups(attempts.finished, group_size), -1, keepdims=True)
-    return jnp.broadcast_to(whole, (*whole.shape[:-1], group_size)).reshape(attempts.finished.shape)
+    return jnp.all(of_group(attempts.finished, group_size), -1)
 
 
 def same_step(attempts: Attempts, x: Array, group_size: int) -> tuple[Array, Array]:
@@ -115,24 +120,40 @@ def serial_factors(right: Array, length: Array, decay: float) -> Array:
 
     Args:
         right: [..., G] bool, the answer was right.
-        length: [..., G] int32, when it was given; who answered at the same time, answered alike.
+        length: [..., G] int32, when it was given.
         decay: between 0 and 1.
     """
     same = length[..., :, None] == length[..., None, :]
     earlier = length[..., None, :] < length[..., :, None]
-    each = right / jnp.sum(same, -1)  # so that those of one time count once together
+    each = right / jnp.maximum(jnp.sum(same & right[..., None, :], -1), 1)  # those of one time count once together
     return decay ** jnp.sum(jnp.where(earlier, each[..., None, :], 0), -1)
 
 
-def diversity_factors(mode: Array, progress: Array | float) -> Array:
+def diversity_factors(mode: Array, count: Array, progress: Array | float) -> Array:
     """What Ada-GRPO (Wu et al. 2025, "ARM: Adaptive Reasoning Model", eq. 2-3) multiplies scores by.
 
-    alpha = (G / F) (F / G + (1 - F / G) (1 + cos(pi progress)) / 2), where F of the G attempts have the same mode:
-    G / F at the start of a run, where rare modes are to be kept alive, and 1 at its end.
+    alpha = (G / F) (F / G + (1 - F / G) (1 + cos(pi progress)) / 2), where F of the G attempts that count have the same
+    mode: G / F at the start of a run, where rare modes are to be kept alive, and 1 at its end.
 
     Args:
         mode: [..., G] integers.
+        count: [..., G] bool, which attempts count.
         progress: of the run, 0 to 1.
     """
-    share = jnp.mean(mode[..., :, None] == mode[..., None, :], -1)  # F / G
+    alike = (mode[..., :, None] == mode[..., None, :]) & count[..., None, :]
+    share = jnp.sum(alike, -1) / jnp.maximum(jnp.sum(count, -1, keepdims=True), 1)  # F / G
+    share = jnp.where(count, share, 1)
     return (share + (1 - share) * (1 + jnp.cos(jnp.pi * progress)) / 2) / share
+
+
+def step_weights(counts: Array, length: Array, mean_over: MeanOver, num_steps: int) -> Array:
+    """What each step [T, B] weighs in the loss, by which of them count and how long their episodes are.
+
+    The mean over episodes of means over their steps (Shao et al. 2024, equation 3), the mean over steps (Yu et al.
+    2025, equation 8), or the mean over episodes of sums over their steps, divided by T (Liu et al. 2025).
+    """
+    of_episode = counts / length  # sums to 1 over an episode
+    if mean_over == "steps":
+        return counts / jnp.maximum(jnp.sum(counts), 1)
+    episodes = jnp.maximum(jnp.round(jnp.sum(of_episode)), 1)
+    return (of_episode if mean_over == "episodes" else counts / num_steps) / episodes

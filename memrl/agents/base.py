@@ -16,6 +16,9 @@ class AgentConfig(Config):
 
     needs_values: ClassVar[bool] = True
     """Whether the network is to have a critic."""
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """Fields that agents trained in one program may have different values of: only `update` reads them, and may be
+    given arrays in their place. Where one is None, it is None for all."""
 
     num_envs: int = 64
     """Number B of environments that run side by side."""

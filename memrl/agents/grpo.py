@@ -27,15 +27,18 @@ from flax import nnx
 from memrl.agents.attempts import (
     Attempts,
     Baseline,
+    MeanOver,
     at_steps,
     differ,
     diversity_factors,
     find_attempts,
     in_groups,
+    of_group,
     relative,
     returns_to_go,
     same_step,
     serial_factors,
+    step_weights,
     total,
     whole_groups,
 )
@@ -74,6 +77,7 @@ class GRPOConfig(PolicyGradientConfig):
     """Hyperparameters of GRPO."""
 
     owner: ClassVar[str] = "grpo"
+    numbers: ClassVar[tuple[str, ...]] = (*PolicyGradientConfig.numbers, "discount", "clip", "clip_high")
     needs_values: ClassVar[bool] = False
 
     minibatches: int = 4
@@ -90,7 +94,7 @@ class GRPOConfig(PolicyGradientConfig):
     """What scores are compared with: the mean of the group, of the others in it, of all episodes, or nothing."""
     scale: bool = True
     """Whether advantages are divided by the deviation of the scores that they were compared with."""
-    mean_over: Literal["episodes", "steps", "constant"] = "episodes"
+    mean_over: MeanOver = "episodes"
     """What weighs alike in the loss: episodes, whatever their length; steps; or with a constant, steps too, but divided
     by num_steps for each episode, so that how long other episodes are does not matter."""
     ratio: Literal["step", "episode"] = "step"
@@ -140,7 +144,7 @@ class GRPOConfig(PolicyGradientConfig):
             self.num_envs % self.group_size == 0,
             f"grpo: group_size is {self.group_size}, expected a divisor of num_envs = {self.num_envs}",
         )
-        compares = self.baseline in ("group", "leave_one_out") or self.serial
+        compares = self.baseline in ("group", "leave_one_out") or self.serial or self.diversity or self.drop_equal
         check(self.group_size > 1 or not compares, "grpo: group_size is 1, expected at least 2 to compare with")
         check(
             self.num_groups % self.minibatches == 0,
@@ -224,18 +228,14 @@ class GRPO(PolicyGradientAgent):
     def init(self, key: Key) -> TrainState:
         """The train state before the first update: new parameters, from `key`."""
         params_key, env_key, run_key = jax.random.split(key, 3)
-        graphdef, params = self.init_network(params_key)
-        network = nnx.merge(graphdef, params)
-        one_observation = None
-        if self.config.normalise_observations:
-            rollout = init_rollout(self.env, self.env_params, network, 1, env_key)
-            one_observation = jax.tree.map(lambda x: x[0], rollout.observation)
+        _, params = self.init_network(params_key)
+        one_observation, _ = self.env.reset(env_key, self.env_params)
         return TrainState(
             params=params,
             # A copy: a run gives its state's buffers away, and could not give one away twice.
             reference=jax.tree.map(jnp.copy, params) if self.config.kl_weight else None,
             optimiser=self.optimiser.init(flatten(params)),
-            observations=None if one_observation is None else init_moments(one_observation),
+            observations=init_moments(one_observation) if self.config.normalise_observations else None,
             key=run_key,
             update=jnp.int32(0),
         )
@@ -253,8 +253,7 @@ class GRPO(PolicyGradientAgent):
             some = jax.tree.map(lambda x: jnp.take(x, members.ravel(), axis=1, mode="clip"), batch)
             return self._loss(params, state, some)
 
-        nothing = Losses(*[jnp.float32(0)] * len(Losses._fields))
-        params, optimiser, losses = self.learn(state, loss, config.num_groups, shuffle_key, nothing)
+        params, optimiser, losses = self.learn(state, loss, Losses, config.num_groups, shuffle_key)
         observations = state.observations
         if observations is not None:  # only now, so that the replay saw what the rollout saw
             observations = update_moments(observations, trajectory.transitions.observation, batch_axes=2)
@@ -282,6 +281,8 @@ class GRPO(PolicyGradientAgent):
             config.num_steps,
             config.num_steps,
             partial(self._choose_serially, state) if config.serial and config.exits == "forced" else sample,
+            config.group_size,
+            config.prefix,
         )
 
     def _choose_serially(self, state: TrainState, rollout: Rollout, policy: distrax.Distribution, keys: Key) -> Array:
@@ -322,7 +323,7 @@ class GRPO(PolicyGradientAgent):
         config = self.config
         attempts = find_attempts(transitions.reset, transitions.terminated | transitions.truncated)
         counts = self._counts(attempts)
-        transitions = transitions._replace(reward=self._rewards(state, transitions, attempts))
+        transitions = transitions._replace(reward=self._rewards(state, transitions, attempts, counts))
         score = total(attempts.episode, transitions.reward * config.discount**attempts.time)
         advantage = self._advantages(transitions, attempts, counts, score)
         spread = differ(in_groups(score, config.group_size), in_groups(counts, config.group_size))
@@ -357,22 +358,20 @@ class GRPO(PolicyGradientAgent):
             return whole_groups(attempts, self.config.group_size)
         return attempts.finished
 
-    def _rewards(self, state: TrainState, transitions: Transition, attempts: Attempts) -> Array:
+    def _rewards(self, state: TrainState, transitions: Transition, attempts: Attempts, counts: Array) -> Array:
         """Rewards [T, B] as the variant has them."""
-        config, reward = self.config, transitions.reward
+        config, reward, size = self.config, transitions.reward, self.config.group_size
         last = jnp.maximum(attempts.start + attempts.length - 1, 0)
         if config.serial:
-            right = jnp.take_along_axis(reward, last, 0) > 0
-            factors = serial_factors(
-                in_groups(right, config.group_size), in_groups(attempts.length, config.group_size), config.exit_decay
-            ).reshape(right.shape)
+            right = attempts.finished & (jnp.take_along_axis(reward, last, 0) > 0)
+            factors = serial_factors(in_groups(right, size), in_groups(attempts.length, size), config.exit_decay)
             answers = attempts.time + 1 == at_steps(attempts, attempts.length)
             decayed = self._is_serial(state) & answers & at_steps(attempts, right)
-            reward = jnp.where(decayed, at_steps(attempts, factors) * reward, reward)
+            reward = jnp.where(decayed, at_steps(attempts, factors.reshape(last.shape)) * reward, reward)
         if config.diversity:
-            mode = in_groups(jnp.take_along_axis(transitions.action, last, 0), config.group_size)
-            progress = state.update / max(1, self.num_updates - 1)
-            reward = reward * at_steps(attempts, diversity_factors(mode, progress).reshape(last.shape))
+            mode = in_groups(jnp.take_along_axis(transitions.action, last, 0), size)
+            factors = diversity_factors(mode, in_groups(counts, size), state.update / max(1, self.num_updates - 1))
+            reward = reward * at_steps(attempts, factors.reshape(last.shape))
         return reward
 
     def _advantages(self, transitions: Transition, attempts: Attempts, counts: Array, score: Array) -> Array:
@@ -380,21 +379,14 @@ class GRPO(PolicyGradientAgent):
         config, size = self.config, self.config.group_size
         if config.credit == "step":
             done = transitions.terminated | transitions.truncated
-            score = returns_to_go(transitions.reward, done, config.discount)
-            counts = at_steps(attempts, counts)
-            others, there = same_step(attempts, score, size)
-            if config.baseline == "batch":
-                others, there = score.reshape(1, 1, -1), counts.reshape(1, 1, -1)
-            return jnp.where(counts, relative(score, others, there, config.baseline, scale=config.scale), 0)
-        if config.baseline == "batch":
-            others, count = score.reshape(1, 1, -1), counts.reshape(1, 1, -1)
+            score, counts = returns_to_go(transitions.reward, done, config.discount), at_steps(attempts, counts)
+            others, compared = same_step(attempts, score, size)
         else:
-            others, count = (
-                jnp.repeat(in_groups(x, size)[..., None, :], size, -2).reshape(*score.shape, size)
-                for x in (score, counts)
-            )
-        advantage = relative(score, others, count, config.baseline, scale=config.scale)
-        return at_steps(attempts, jnp.where(counts, advantage, 0))
+            others, compared = of_group(score, size), of_group(counts, size)
+        if config.baseline == "batch":
+            others, compared = score.reshape(1, 1, -1), counts.reshape(1, 1, -1)
+        advantage = jnp.where(counts, relative(score, others, compared, config.baseline, scale=config.scale), 0)
+        return advantage if config.credit == "step" else at_steps(attempts, advantage)
 
     def _loss(self, params: nnx.State, state: TrainState, batch: Batch) -> tuple[Array, tuple[Losses, Metrics]]:
         """GRPO's loss on the rows of a batch, replayed from their start, and what the memory measured."""
@@ -433,18 +425,3 @@ class GRPO(PolicyGradientAgent):
 
     def _log_prob(self, output: Output, transitions: Transition) -> Array:
         return jnp.asarray(output.policy.log_prob(transitions.action))
-
-
-def step_weights(
-    counts: Array, length: Array, mean_over: Literal["episodes", "steps", "constant"], num_steps: int
-) -> Array:
-    """What each step [T, B] weighs in the loss, by which of them count and how long their episodes are.
-
-    The mean over episodes of means over their steps (Shao et al. 2024, equation 3), the mean over steps (Yu et al.
-    2025, equation 8), or the mean over episodes of sums over their steps, divided by T (Liu et al. 2025).
-    """
-    of_episode = counts / length  # sums to 1 over an episode
-    if mean_over == "steps":
-        return counts / jnp.maximum(jnp.sum(counts), 1)
-    episodes = jnp.maximum(jnp.round(jnp.sum(of_episode)), 1)
-    return (of_episode if mean_over == "episodes" else counts / num_steps) / episodes

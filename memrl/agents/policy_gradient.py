@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ from memrl.types import Array, Key, Observation
 @dataclasses.dataclass(frozen=True)
 class PolicyGradientConfig(AgentConfig):
     """Hyperparameters that all agents of this kind have."""
+
+    numbers: ClassVar[tuple[str, ...]] = ("entropy_weight", "learning_rate", "max_gradient_norm", "target_kl")
 
     epochs: int = 4
     """Passes over each rollout."""
@@ -85,18 +87,18 @@ class GradientStep(NamedTuple):
 class PolicyGradientAgent:
     """An agent on one environment; a subclass adds `init`, `update` and `collect` (see `memrl.agents.base.Agent`).
 
-    Its train state has fields `params`, `optimiser`, `observations` (moments, or None) and `update`.
+    Its train state has fields `params`, `optimiser`, `observations` (moments, or None), `key` and `update`.
     """
 
     env: Any  # a gymnax environment, stepped under vmap
     env_params: Any
     make_network: Callable[[nnx.Rngs], ActorCritic]
-    config: Any  # a PolicyGradientConfig
+    config: PolicyGradientConfig
     num_updates: int  # of the whole run, over which schedules run
 
     def network(self, state: Any) -> ActorCritic:
         """The network with the state's parameters."""
-        graphdef, _ = jax.eval_shape(self.init_network, jax.random.key(0))
+        graphdef, _ = jax.eval_shape(self.init_network, state.key)
         return nnx.merge(graphdef, state.params)
 
     def see(self, state: Any, observation: Observation) -> Observation:
@@ -130,17 +132,16 @@ class PolicyGradientAgent:
         return config.learning_rate * jnp.where(update < warmup, rise, fall)
 
     def learn(
-        self, state: Any, loss: Loss, items: int, key: Key, nothing: Any
+        self, state: Any, loss: Loss, parts: type[Any], items: int, key: Key
     ) -> tuple[nnx.State, optax.OptState, dict[str, Array]]:
         """All epochs' gradient steps.
 
         Args:
             state: the train state, with parameters and optimiser to start from.
-            loss: of parameters, on the items with given indices [K]: the loss, its parts, a NamedTuple of scalars with
-                `loss` and `approximate_kl` among them, and what the memory measured.
+            loss: of parameters, on the items with given indices [K]: the loss, its parts, and what the memory measured.
+            parts: the NamedTuple of the loss's parts, scalars, with `loss` and `approximate_kl` among them.
             items: how many there are, a multiple of `minibatches`.
             key: shuffles them.
-            nothing: the parts, all zero.
 
         Returns:
             parameters, optimiser, and the parts' means over the gradient steps that were taken.
@@ -180,7 +181,7 @@ class PolicyGradientAgent:
 
         zero = jnp.float32(0)
         no_metrics = {name: jnp.float32(0) for name in self.network(state).metrics}
-        no_step = GradientStep(nothing, no_metrics, zero, zero, zero, zero)
+        no_step = GradientStep(parts(*[zero] * len(parts._fields)), no_metrics, zero, zero, zero, zero)
         start = (state.params, state.optimiser, jnp.asarray(False), no_step)
         (params, optimiser, _, totals), _ = lax.scan(step, start, minibatches)
         means = totals.losses._asdict() | {"gradient_norm": totals.gradient_norm}

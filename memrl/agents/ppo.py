@@ -34,6 +34,10 @@ class PPOConfig(PolicyGradientConfig):
     """Hyperparameters of PPO."""
 
     owner: ClassVar[str] = "ppo"
+    numbers: ClassVar[tuple[str, ...]] = (
+        *PolicyGradientConfig.numbers,
+        *("discount", "trace", "clip", "value_clip", "value_weight"),
+    )
 
     chunk_length: int | None = None
     """Length C of the sequences that minibatches are made of; a divisor of num_steps, all of it when not given."""
@@ -164,9 +168,8 @@ class PPO(PolicyGradientAgent):
         def loss(params: nnx.State, chosen: Array) -> tuple[Array, tuple[Losses, Metrics]]:
             return self._loss(params, state, select(batch, chosen))
 
-        nothing = Losses(*[jnp.float32(0)] * len(Losses._fields))
         sequences = config.minibatches * config.sequences_per_minibatch
-        params, optimiser, losses = self.learn(state, loss, sequences, shuffle_key, nothing)
+        params, optimiser, losses = self.learn(state, loss, Losses, sequences, shuffle_key)
         observations = state.observations
         if observations is not None:  # only now, so that the replay saw what the rollout saw
             observations = update_moments(observations, transitions.observation, batch_axes=2)

@@ -1,6 +1,8 @@
 """Collecting experience: T steps of B environments under the current policy, and cutting it into sequences."""
 
 from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import distrax
@@ -8,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memrl.networks import ActorCritic
+from memrl.networks import ActorCritic, repeat_rows
 from memrl.types import Array, Key, Observation, State, Trajectory, Transition
 
 
@@ -57,6 +59,8 @@ def collect(
     num_steps: int,
     chunk_length: int,
     choose: Callable[[Rollout, distrax.Distribution, Key], Array] | None = None,
+    group_size: int = 1,
+    prefix: int = 0,
 ) -> tuple[Rollout, Trajectory, Episodes]:
     """Takes `num_steps` steps in every environment.
 
@@ -71,13 +75,18 @@ def collect(
         chunk_length: C, a divisor of T; the memory's state is kept at the start of each chunk.
         choose: the actions [B, ...], of where the environments are, their policies and keys [B]; drawn from the
             policies when not given.
+        group_size: G, environments side by side that see the same in the first steps of each chunk.
+        prefix: how many steps; the network then sees them once per group, as in `memrl.networks.unroll_groups`.
     """
     num_envs = rollout.reset.shape[0]
 
-    def step(carry: tuple[Rollout, Array | None], inputs: tuple[Array, Key]):
+    def step(rows: int, carry: tuple[Rollout, Array | None], inputs: tuple[Array, Key]):
+        """`rows` see the same; the memory of one of them stands for all."""
         t, (action_keys, env_keys) = inputs
         rollout, _ = carry
-        memory, output = network.step(rollout.memory, see(rollout.observation), rollout.reset)
+        seen = jax.tree.map(lambda x: x[::rows], (see(rollout.observation), rollout.reset))
+        memory, output = network.step(rollout.memory, *seen)
+        output = repeat_rows(output, rows)
         action = (choose or sample)(rollout, output.policy, action_keys)
         observation, environment, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
             env_keys, rollout.environment, network.environment_action(action), env_params
@@ -86,7 +95,7 @@ def collect(
 
         def value_of_what_follows():
             following = see(info["final_observation"])
-            return network.step(memory, following, jnp.zeros(num_envs, bool))[1].value
+            return network.step(repeat_rows(memory, rows), following, jnp.zeros(num_envs, bool))[1].value
 
         next_value = None
         if output.value is not None:
@@ -118,8 +127,16 @@ def collect(
 
     def chunk(carry: tuple[Rollout, Array | None], inputs: tuple[Array, Key]):
         start = carry[0].memory
-        carry, steps = lax.scan(step, carry, inputs)
-        return carry, (start, steps)
+        if not prefix:
+            carry, steps = lax.scan(partial(step, 1), carry, inputs)
+            return carry, (start, steps)
+        first, rest = (jax.tree.map(itemgetter(part), inputs) for part in (slice(prefix), slice(prefix, None)))
+        rollout, value = carry
+        leaders = rollout._replace(memory=jax.tree.map(lambda x: x[::group_size], start))
+        (rollout, value), first_steps = lax.scan(partial(step, group_size), (leaders, value), first)
+        rollout = rollout._replace(memory=repeat_rows(rollout.memory, group_size))
+        carry, steps = lax.scan(partial(step, 1), (rollout, value), rest)
+        return carry, (start, jax.tree.map(lambda *parts: jnp.concatenate(parts), first_steps, steps))
 
     inputs = jnp.arange(num_steps), _step_keys(key, num_steps, num_envs)
     inputs = jax.tree.map(lambda x: x.reshape(-1, chunk_length, *x.shape[1:]), inputs)

@@ -115,6 +115,26 @@ def attend(
     return jnp.where(view.broken[..., None, None], jnp.nan, ys)
 
 
+def weights_of_rows(
+    q: Array,
+    k: Array,
+    view: View,
+    *,
+    by_age: Array | None = None,
+    rotary_base: float | None = None,
+    always: Array | None = None,
+) -> Array:
+    """The weights with which `attend` takes the mean, of each row those of all its values: [B, T, H, W + T].
+
+    They are the means of values that tell the rows apart, one-hot vectors. `always` has the keys alone.
+    """
+    rows = k.shape[1]
+    one_hot = jnp.eye(rows).reshape(1, rows, *(1,) * (k.ndim - 3), rows)
+    values = jnp.broadcast_to(one_hot, (*k.shape[:-2], 1, rows))
+    nothing = None if always is None else (always, jnp.zeros((*always.shape[:-1], rows)))
+    return attend(q, k, values, view, by_age=by_age, rotary_base=rotary_base, always=nothing)
+
+
 def _blocks(x: Array, M: int, C: int) -> Array:
     """[B, T, ...] as [B, M, C, ...], with zeros after the end."""
     x = _padded(x, 1, 0, M * C - x.shape[1])

@@ -67,6 +67,14 @@ class MemoryCore(nnx.Module):
         state, ys, readout = self.unroll_with_readout(state, xs, resets)
         return state, ys, Extras(readout, {})
 
+    def attention_map(self, xs: Array, resets: Array) -> Array | None:
+        """What each of T steps from the start looks at, of a core that attends: weights [B, T, H, T], else None.
+
+        Rows sum to 1, or to less where something else than steps is looked at as well.
+        """
+        del xs, resets
+        return None
+
     @property
     def readout_features(self) -> int:
         """Width M of the readout."""

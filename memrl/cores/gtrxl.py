@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from memrl.cores.attention import View, Window, attend, empty_window, look_back
+from memrl.cores.attention import View, Window, attend, empty_window, look_back, weights_of_rows
 from memrl.cores.base import CoreConfig, LayerNorm, Linear, MemoryCore
 from memrl.cores.gate import Gate
 from memrl.cores.heads import default_heads, merge_heads, split_heads, width_of_head
@@ -93,23 +93,38 @@ class GTrXL(MemoryCore):
     def attention(self, view: View) -> Array:
         """Relative multi-head attention; [B, T, D]."""
         inputs = self.norm(view.rows)
+        q, by_age = self._queries(inputs)
+        if q.shape[1] >= self.width:
+            ys = attend(q, *self._keys_values(inputs), view, by_age=by_age)
+        else:
+            # With few queries it is cheaper to take these through W_K, and the means through W_V, than all inputs.
+            kernel = self.key_value.kernel[...].astype(q.dtype).reshape(self.features, 2, self.heads, self.width)
+            q = jnp.einsum("bthk,dhk->bthd", q, kernel[:, 0])
+            means = attend(q, inputs[:, :, None], inputs[:, :, None], view, by_age=by_age)
+            ys = jnp.einsum("bthd,dhk->bthk", means, kernel[:, 1])
+        return self.output(merge_heads(ys))
+
+    def attention_map(self, xs: Array, resets: Array) -> Array:
+        """See `MemoryCore.attention_map`."""
+        _, view = look_back(self.initial_state(xs.shape[1]), jnp.swapaxes(xs, 0, 1), resets)
+        inputs = self.norm(view.rows)
+        q, by_age = self._queries(inputs)
+        return weights_of_rows(q, self._keys_values(inputs)[0], view, by_age=by_age)[..., self.memory :]
+
+    def _queries(self, inputs: Array) -> tuple[Array, Array]:
+        """Of the rows that are seen: (q_t + u) / sqrt(K) [B, T, H, K], and the scores by age [B, T, H, memory + 1]."""
         q = split_heads(self.query(inputs[:, self.memory :]), self.heads)
         for_content, for_position = (
             (q + bias[...].astype(q.dtype)[None, None]) / math.sqrt(self.width)
             for bias in (self.content_bias, self.position_bias)
         )
         positions = split_heads(self.position(sinusoids(self.memory, self.features).astype(q.dtype)), self.heads)
-        by_age = jnp.einsum("bthk,ahk->btha", for_position, positions)
-        if q.shape[1] >= self.width:
-            k, v = (split_heads(x, self.heads) for x in jnp.split(self.key_value(inputs), 2, -1))
-            ys = attend(for_content, k, v, view, by_age=by_age)
-        else:
-            # With few queries it is cheaper to take these through W_K, and the means through W_V, than all inputs.
-            kernel = self.key_value.kernel[...].astype(q.dtype).reshape(self.features, 2, self.heads, self.width)
-            q = jnp.einsum("bthk,dhk->bthd", for_content, kernel[:, 0])
-            means = attend(q, inputs[:, :, None], inputs[:, :, None], view, by_age=by_age)
-            ys = jnp.einsum("bthd,dhk->bthk", means, kernel[:, 1])
-        return self.output(merge_heads(ys))
+        return for_content, jnp.einsum("bthk,ahk->btha", for_position, positions)
+
+    def _keys_values(self, inputs: Array) -> tuple[Array, Array]:
+        """[B, memory + T, H, K], twice."""
+        k, v = (split_heads(x, self.heads) for x in jnp.split(self.key_value(inputs), 2, -1))
+        return k, v
 
 
 def _add(x: Array, y: Array) -> Array:

@@ -40,7 +40,7 @@ def with_the_past(past: Tokens | tuple[()], tokens: Tokens, count: Array) -> tup
     last = tokens.episode[-1]
     tokens = jax.tree.map(lambda old, new: jnp.concatenate([old.swapaxes(0, 1), new]), past, tokens)
     places = count[:, None] + jnp.arange(past.episode.shape[1])[None]
-    kept = jax.tree.map(lambda x: x[places, jnp.arange(len(count))[:, None]], tokens)  # [B, c - 1, ...]
+    kept = jax.tree.map(lambda x: x[places, jnp.arange(count.shape[0])[:, None]], tokens)  # [B, c - 1, ...]
     running = kept.episode == last[:, None]
     k, v, threshold, _ = jax.tree.map(lambda x: zero_where(~running, x), kept)
     return tokens, Tokens(k, v, threshold, running.astype(jnp.int32) - 1)

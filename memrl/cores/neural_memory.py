@@ -60,8 +60,9 @@ class NeuralMemoryConfig(CoreConfig):
     """Tokens c that a step learns from, its own the last of them."""
     degree: int = 1
     """Highest power p of the features of keys and queries, of which the memory then has p d inputs."""
-    max_learning_rate: float = 0.1
-    """Bound theta_max of the inner learning rate."""
+    max_learning_rate: float = 0.03
+    """Bound theta_max of the inner learning rate. Gradients of a chunk are taken at the same weights: where its C keys
+    are alike, as in a long wait, the inner loop is stable while 2 theta C / (1 - eta) < 2."""
     max_gradient_norm: float = 10.0
     """Inner gradients, of one step each, that are longer than this are scaled back."""
     conv_width: int = 4

@@ -86,6 +86,10 @@ class TitansMAG(MemoryCore):
         os = self.gate(ys, ms)
         return TitansMAGState(window, memory), os, Extras(os, extras.metrics)
 
+    def attention_map(self, xs: Array, resets: Array) -> Array:
+        """See `MemoryCore.attention_map`."""
+        return self.attention.attention_map(xs, resets)
+
 
 class MemoryGate(nnx.Module):
     """norm_1(y) . SiLU(norm_2(m))."""

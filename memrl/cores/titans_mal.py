@@ -81,3 +81,8 @@ class TitansMAL(MemoryCore):
         memory, ys, extras = self.memory.unroll_with_extras(state.memory, xs, resets)
         window, os = self.attention.unroll(state.window, ys, resets)
         return TitansMALState(memory, window), os, Extras(os, extras.metrics)
+
+    def attention_map(self, xs: Array, resets: Array) -> Array:
+        """See `MemoryCore.attention_map`."""
+        _, ys = self.memory.unroll(self.memory.initial_state(xs.shape[1]), xs, resets)
+        return self.attention.attention_map(ys, resets)

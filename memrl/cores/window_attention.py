@@ -16,13 +16,13 @@ Left out: dropout, grouped queries.
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from memrl.cores.attention import View, Window, attend, empty_window, look_back
+from memrl.cores.attention import View, Window, attend, empty_window, look_back, weights_of_rows
 from memrl.cores.base import CoreConfig, Linear, MemoryCore
 from memrl.cores.heads import default_heads, merge_heads, split_heads, width_of_head
 from memrl.errors import check
@@ -98,12 +98,22 @@ class Attention(nnx.Module):
     def look(self, q: Array, view: View) -> Array:
         """Of queries [B, T, D] and a view of rows of one or more tokens each: the heads' means [B, T, D]."""
         k, v = self._heads_of(view.rows)
-        always = None
-        if self.persistent is not None:
-            k_always, v_always = self._heads_of(self.rows(self.persistent[...].astype(q.dtype)))
-            always = k_always[:, 0], v_always[:, 0]
-        q = split_heads(q * self.scale, self.heads)
+        q, always = split_heads(q * self.scale, self.heads), self._always(q.dtype)
         return merge_heads(attend(q, k, v, view, rotary_base=self.rotary_base, always=always))
+
+    def weights(self, q: Array, view: View) -> Array:
+        """The weights of `look`, [B, T, H, W + T] by row."""
+        k, _ = self._heads_of(view.rows)
+        q, always = split_heads(q * self.scale, self.heads), self._always(q.dtype)
+        keys = None if always is None else always[0]
+        return weights_of_rows(q, k, view, rotary_base=self.rotary_base, always=keys)
+
+    def _always(self, dtype: Any) -> tuple[Array, Array] | None:
+        """Keys and values [P, H, K] of the persistent tokens, if there are any."""
+        if self.persistent is None:
+            return None
+        k, v = self._heads_of(self.rows(self.persistent[...].astype(dtype)))
+        return k[:, 0], v[:, 0]
 
     def _heads_of(self, rows: Array) -> tuple[Array, Array]:
         """Keys and values [..., N, H, K] of the N tokens of each row."""
@@ -135,3 +145,9 @@ class WindowAttention(Attention, MemoryCore):
         state, view = look_back(state, rows, resets)
         readout = jnp.swapaxes(self.look(q, view), 0, 1)
         return state, self.output(readout), readout
+
+    def attention_map(self, xs: Array, resets: Array) -> Array:
+        """See `MemoryCore.attention_map`."""
+        q, rows = self.queries_and_rows(jnp.swapaxes(xs, 0, 1))
+        _, view = look_back(self.initial_state(xs.shape[1]), rows, resets)
+        return self.weights(q, view)[..., self.window :]

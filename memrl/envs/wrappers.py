@@ -144,12 +144,15 @@ class PreviousStep(Wrapper):
         """Observes this action and reward, or where an episode begins, none."""
         params = self._or_default(params)
         observation, state, reward, terminated, truncated, info = self.env.step(key, state, action, params)
-        done = terminated | truncated
-        action = self._encode(action, params)
-        final = self._observation(info["final_observation"], action, reward, jnp.zeros((), bool))
-        observation = self._observation(observation, jnp.where(done, 0.0, action), jnp.where(done, 0.0, reward), done)
+        final = self.observe(info["final_observation"], action, reward, jnp.zeros((), bool), params)
+        observation = self.observe(observation, action, reward, terminated | truncated, params)
         info = {**info, "final_observation": final}
         return observation, state, reward, terminated, truncated, info
+
+    def observe(self, observation: Observation, action: Array, reward: Array, start: Array, params: EnvParams) -> dict:
+        """What an agent sees of an inner observation that `action` and `reward` led to, or that is a `start`."""
+        action = self._encode(action, params)
+        return self._observation(observation, jnp.where(start, 0.0, action), jnp.where(start, 0.0, reward), start)
 
     def _observation(self, observation: Observation, action: Array, reward: Array, start: Array) -> dict:
         reward, start = (jnp.reshape(x, (1,)).astype(jnp.float32) for x in (reward, start))

@@ -1,6 +1,8 @@
 """The names of back ends, which of them a kernel has, and which of them a platform has."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -75,10 +77,33 @@ def by_platform(
             _check_hopper(kernel, backend)
             compiled = kernel_of(chosen, interpret=False)
             return lambda x, *rest: compiled(only_on("cuda", x, kernel=kernel, backend=backend), *rest)
-        case "auto" if has_platform("cuda"):
+        case "auto" if auto_has_kernels():
             compiled = kernel_of(cuda, interpret=False)
             return lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, cuda=compiled, default=other)
     return cpu if other is cpu else lambda *arguments: lax.platform_dependent(*arguments, cpu=cpu, default=other)
+
+
+_portable: ContextVar[bool] = ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """What is traced within is to be one program for several platforms and open sizes: "auto" uses no Pallas kernel."""
+    before = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(before)
+
+
+def is_portable() -> bool:
+    """Whether a portable program is being traced."""
+    return _portable.get()
+
+
+def auto_has_kernels() -> bool:
+    """Whether "auto" may choose a kernel for the GPU."""
+    return has_platform("cuda") and not is_portable()
 
 
 def has_platform(platform: str) -> bool:

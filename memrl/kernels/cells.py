@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from memrl.errors import check
-from memrl.kernels.backends import by_platform, compute_capability
+from memrl.kernels.backends import by_platform, compute_capability, is_portable
 from memrl.types import Array
 
 Arrays = Sequence[Array]
@@ -84,6 +84,8 @@ def cell_scan(
 
 def _obstacle(cell: Cell, gates: Array, kernel: Array, h0: Array) -> str | None:
     """Why the kernel for the GPU does not take these arguments, if it does not."""
+    if is_portable():
+        return "a program for several platforms"
     floats = (jnp.float32, jnp.bfloat16)
     for name, x, dtypes in (("gates", gates, floats), ("kernel", kernel, floats), ("h0", h0, floats[:1])):
         if x.dtype not in dtypes:

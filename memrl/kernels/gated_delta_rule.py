@@ -101,7 +101,7 @@ def gated_delta_rule(
     log_decay = jnp.where(reset[..., None], 0, log_decay)  # what came before is gone, however it decays
     k, v, beta = (jnp.moveaxis(x, 0, 3) for x in (k, v, beta))  # [T, B, H, n, ...]
     dtype = v.dtype
-    if backend == "auto" and not backends.has_platform("cuda"):
+    if backend == "auto" and not backends.auto_has_kernels():
         backend = "xla"
     if q.size == 0 or v.size == 0:
         backend = "reference"

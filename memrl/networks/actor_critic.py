@@ -110,11 +110,31 @@ class ActorCritic(nnx.Module):
         """A sampled action as the environment takes it."""
         return self.policy.environment_action(action)
 
+    def without_critic(self) -> "Actor":
+        """What acting needs: the same policy, of the same parameters."""
+        return Actor(self.actor, self.policy)
+
     def _apply(self, mode: str, state: State, observation: Observation, reset: Array) -> tuple[State, Output]:
         runs = [torso.run(mode, s, observation, reset) for torso, s in zip(self.torsos, state, strict=True)]
         states, features, metrics = zip(*runs, strict=True)
         value = self.value(features[-1]) if self.value else None
         return states, Output(self.policy(features[0]), value, means_by_name(metrics))
+
+
+class Actor(nnx.Module):
+    """A policy on top of a memory."""
+
+    def __init__(self, torso: "Torso", policy: PolicyHead):
+        self.torso, self.policy = torso, policy
+
+    def initial_state(self, batch_size: int) -> State:
+        """The recurrent state at the start of an episode, leaves [B, ...]."""
+        return self.torso.memory.initial_state(batch_size)
+
+    def step(self, state: State, observation: Observation, reset: Array) -> tuple[State, distrax.Distribution]:
+        """One step: observations [B, ...] and `reset` [B] give the next state and the policy, of batch shape [B]."""
+        state, features, _ = self.torso.run("step", state, observation, reset)
+        return state, self.policy(features)
 
 
 class Torso(nnx.Module):

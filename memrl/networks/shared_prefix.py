@@ -4,11 +4,15 @@ The idea is that of Liu et al. 2025, "Prefix Grouper: Efficient GRPO Training th
 recurrent network needs of the prefix is the state after it, which each row of a group goes on from.
 """
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 
 from memrl.networks.actor_critic import ActorCritic, Output
 from memrl.types import Array, Observation
+
+Rows = TypeVar("Rows")
 
 
 def unroll_groups(
@@ -26,19 +30,22 @@ def unroll_groups(
     leaders = jax.tree.map(lambda x: x[:, ::group_size], first)
     state, output = network.unroll(network.initial_state(B // group_size), *leaders)
     alike = jnp.all(rows_alike(first, group_size))
-    said = jax.tree.map(
-        lambda x: jnp.where(alike, jnp.repeat(x, group_size, 1), jnp.nan), (output.policy, output.value)
-    )
+    said = repeat_rows((output.policy, output.value), group_size, axis=1)
+    said = jax.tree.map(lambda x: jnp.where(alike, x, jnp.nan), said)
     if prefix == T:
         return Output(said[0], said[1], output.metrics)
-    state = jax.tree.map(lambda x: jnp.repeat(x, group_size, 0), state)
     rest = jax.tree.map(lambda x: x[prefix:], (observations, resets))
-    _, output_of_rest = network.unroll(state, *rest)
+    _, output_of_rest = network.unroll(repeat_rows(state, group_size), *rest)
     said_then = (output_of_rest.policy, output_of_rest.value)
     said = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), said, said_then)
     share = prefix / T  # metrics are means over steps
     metrics = jax.tree.map(lambda x, y: share * x + (1 - share) * y, output.metrics, output_of_rest.metrics)
     return Output(said[0], said[1], metrics)
+
+
+def repeat_rows(rows: Rows, times: int, axis: int = 0) -> Rows:
+    """Each row of the leaves `times` times, side by side."""
+    return jax.tree.map(lambda x: jnp.repeat(x, times, axis), rows) if times > 1 else rows
 
 
 def rows_alike(rows: Observation, group_size: int) -> Array:

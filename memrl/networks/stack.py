@@ -88,6 +88,15 @@ class MemoryStack(MemoryCore):
         ys = self.norm(xs)
         return tuple(states), ys, Extras(ys, means_by_name([extra.metrics for extra in extras]))
 
+    def attention_maps(self, xs: Array, resets: Array) -> list[Array | None]:
+        """Each layer's `MemoryCore.attention_map`."""
+        maps, extras = [], []
+        for layer, source, state in zip(self.layers, self.sources, self.initial_state(xs.shape[1]), strict=True):
+            maps.append(layer.core.attention_map(layer.norm(xs), resets))
+            _, xs, extra = layer(state, xs, resets, None if source is None else extras[source].readout)
+            extras.append(extra)
+        return maps
+
 
 def _source(i: int, cores: Sequence[CoreConfig]) -> int | None:
     """The layer whose readout layer `i` takes, if it takes one and there is one; a gmu passes on what it took itself.

@@ -70,13 +70,14 @@ class Checkpoints:
         """The updates that have a checkpoint whose files are all there with the right sizes, sorted."""
         return [update for update in self._named() if not _damage(self._path(update), read=False)]
 
-    def restore(self, like: PyTree) -> Restored:
-        """The newest whole checkpoint, with the structure, dtypes and sharding of `like`.
+    def restore(self, like: PyTree, last: int | None = None) -> Restored:
+        """The newest whole checkpoint, or that of no later update than `last`, with the structure, dtypes and sharding
+        of `like`.
 
         Raises `MemrlError` if no checkpoint is whole, or if the newest whole one holds other leaves.
         """
         skipped = []
-        for update in reversed(self._named()):
+        for update in reversed([u for u in self._named() if last is None or u <= last]):
             path = self._path(update)
             damage = _damage(path, read=True)
             if not damage:

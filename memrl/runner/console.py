@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Self, TextIO
+from typing import Protocol, Self, TextIO
 
 import numpy as np
 import rich.console
@@ -17,6 +17,34 @@ from memrl.runner.metrics import RETURN
 
 _WINDOW = 30.0  # seconds over which the speed is measured
 _QUIET_SPELL = 5.0  # least seconds between two lines of a plain log
+
+
+class Watcher(Protocol):
+    """Is told how a run gets on."""
+
+    def compiling(self) -> None:
+        """The program is being compiled."""
+        ...
+
+    def training(self) -> None:
+        """Training goes on."""
+        ...
+
+    def evaluating(self) -> None:
+        """The policy is being evaluated."""
+        ...
+
+    def update(self, env_steps: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """`env_steps` steps are done; the latest metrics are `[n, S]`."""
+        ...
+
+    def message(self, text: str) -> None:
+        """A line of its own."""
+        ...
+
+    def summary(self, rows: list[tuple[str, str]]) -> None:
+        """Names and values at the end of a run."""
+        ...
 
 
 class Console:

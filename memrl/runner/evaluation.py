@@ -9,6 +9,7 @@ from jax import lax
 
 from memrl.agents.rollout import environment_keys
 from memrl.experiment import Assembly
+from memrl.runner.acting import choose
 from memrl.types import Array, Key
 
 _STREAM = 0x6576616C  # sets the evaluation's random numbers apart from the training's
@@ -82,8 +83,7 @@ def _step(assembly: Assembly, t: Array, state: Any, key: Key, played: _Played, *
 
     reset = jnp.broadcast_to(t == 0, keys.shape)
     memory, output = network.step(played.memory, agent.see(state, played.observation), reset)
-    policy = output.policy
-    action = policy.mode() if greedy else jax.vmap(lambda p, k: p.sample(seed=k))(policy, keys_of(0))
+    action = choose(output.policy, None if greedy else keys_of(0))
     observation, environment, reward, terminated, truncated, _ = jax.vmap(env.step, (0, 0, 0, None))(
         keys_of(1), played.environment, network.environment_action(action), env_params
     )

@@ -35,6 +35,7 @@ class RunFolder:
         self.events = self.path / "events"
         self.checkpoints = self.path / "checkpoints"
         self.evaluation_json = self.path / "evaluation.json"
+        self.facts_json = self.path / "facts.json"
         self.learning_curve_png = self.path / "learning_curve.png"
         self._lock: int | None = None
 
@@ -63,9 +64,9 @@ class RunFolder:
 
     def write_config(self, config: Any, script: Path | None = None) -> None:
         """Writes the resolved config, and copies the config script if there is one."""
+        write_json(self.config_json, config)  # first: with it, a run that is killed here can be continued
         if script is not None:
             shutil.copyfile(script, self.config_py)
-        write_json(self.config_json, config)
 
     def write_versions(self) -> None:
         """Writes `versions()`."""

@@ -4,25 +4,37 @@ import ctypes
 import gc
 import resource
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from memrl.agents import Agent
 from memrl.cores.facts import count, size_in_bytes
-from memrl.experiment import Experiment
 
 
-def describe_memory(agent: Agent, experiment: Experiment, states: Any) -> list[str]:
-    """Sizes of a run's parts, from shapes alone; the train states have leaves [S, ...]."""
+class Sizes(NamedTuple):
+    """Sizes of a run's parts."""
+
+    parameters: int  # how many numbers
+    memory: int  # bytes of one environment's recurrent state
+    train_state: int  # bytes, per seed
+    rollout: int  # bytes, per seed
+
+
+def sizes_of(agent: Agent, states: Any) -> Sizes:
+    """From shapes alone; the train states have leaves [S, ...]."""
     one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states)
     memory = jax.eval_shape(lambda s: agent.network(s).initial_state(1), one)
     trajectory = jax.eval_shape(lambda s, k: agent.collect(s, k)[1], one, jax.random.key(0))
-    parameters = count(one.params)
+    return Sizes(count(one.params), *map(size_in_bytes, (memory, one, trajectory)))
+
+
+def describe_sizes(sizes: Sizes, num_envs: int) -> list[str]:
+    """What a run says before it starts."""
     return [
-        f"{parameters:,} parameters; memory {size_text(size_in_bytes(memory))} and rollout "
-        f"{size_text(size_in_bytes(trajectory) / experiment.agent.num_envs)} per environment",
-        f"train state {size_text(size_in_bytes(one))} and rollouts {size_text(size_in_bytes(trajectory))} per seed",
+        f"{sizes.parameters:,} parameters; memory {size_text(sizes.memory)} and rollout "
+        f"{size_text(sizes.rollout / num_envs)} per environment",
+        f"train state {size_text(sizes.train_state)} and rollouts {size_text(sizes.rollout)} per seed",
     ]
 
 

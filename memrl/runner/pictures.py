@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#000000")
-_STYLES = ("-", "--", ":", "-.")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#000000")
+STYLES = ("-", "--", ":", "-.")
 _GREY = "#6b6b6b"
 _BANDS = {"range": (0, 100), "quartiles": (25, 75)}
 _SPREADS = {"range": "min-max range", "quartiles": "quartiles"}
@@ -108,7 +108,7 @@ def _draw(axes: "Axes", i: int, label: str, curve: Curve, percentiles: tuple[int
     steps, returns = np.asarray(curve.env_steps)[shown], returns[shown]
     if not len(steps):
         return
-    color, style = _COLORS[i % len(_COLORS)], _STYLES[i // len(_COLORS) % len(_STYLES)]
+    color, style = COLORS[i % len(COLORS)], STYLES[i // len(COLORS) % len(STYLES)]
     marker = "o" if len(steps) == 1 else ""
     axes.plot(steps, np.nanmean(returns, axis=1), style, label=label, color=color, lw=1.8, marker=marker)
     if returns.shape[1] > 1:

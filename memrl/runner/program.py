@@ -1,6 +1,8 @@
 """The compiled program of a run: all seeds' first states, and a chunk of updates."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ from jax import lax
 from memrl.agents import Agent
 from memrl.experiment import Experiment, seed_keys
 from memrl.runner.memory import release_memory
+from memrl.types import Array
 
 LARGEST_CHUNK = 64  # updates
 Metrics = dict[str, np.ndarray]  # [updates, S] each
@@ -40,13 +43,15 @@ def over_seeds(function: Callable[..., Any], seeds: int) -> Callable[..., Any]:
     return one_seed
 
 
-def compile_chunk(agent: Agent, seeds: int, states: Any) -> Callable[[Any, int], tuple[Any, Metrics]]:
-    """Compiles (states, count) -> (states, metrics), which does `count` updates, LARGEST_CHUNK at most.
+def compile_chunk(
+    update: Callable[[Any], tuple[Any, dict[str, Array]]], seeds: int, states: Any
+) -> Callable[[Any, int], tuple[Any, Metrics]]:
+    """Compiles the `update` of one seed to (states, count) -> (states, metrics), `count` updates of all seeds.
 
-    The count is an argument, so that chunks of all lengths are one program, and so give the same bits. The states that
-    go in are donated. Metrics are on the host.
+    They are LARGEST_CHUNK at most. The count is an argument, so that chunks of all lengths are one program, and so give
+    the same bits. The states that go in are donated. Metrics are on the host.
     """
-    update = jax.jit(over_seeds(agent.update, seeds))  # jitted, so that both uses are one trace
+    update = jax.jit(over_seeds(update, seeds))  # jitted, so that both uses are one trace
     shapes = jax.eval_shape(update, states)[1]
     # Metrics of one dtype share a buffer [LARGEST_CHUNK, M, S]: one kernel to compile in the place of M. The names of
     # dtypes have an order, dtypes do not: without it a second start may miss the compilation cache.
@@ -74,3 +79,15 @@ def compile_chunk(agent: Agent, seeds: int, states: Any) -> Callable[[Any, int],
         return states, {n: rows[n] for n in shapes}
 
     return run
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a second start is quick.
+
+    JAX's own settings win, as does an empty JAX_COMPILATION_CACHE_DIR.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(home / "memrl" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

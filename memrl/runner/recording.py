@@ -10,6 +10,7 @@ import numpy as np
 from memrl.envs.base import Environment, Task, step_key
 from memrl.envs.wrappers import PreviousStep, Wrapper, unwrapped
 from memrl.experiment import Assembly
+from memrl.runner.acting import choose
 from memrl.spaces import Discrete
 from memrl.types import Array, Key
 
@@ -75,7 +76,7 @@ def trained_actor(assembly: Assembly, state: Any, *, greedy: bool) -> Actor:
         network = agent.network(state)
         batch = jax.tree.map(lambda x: x[None], observation)
         recurrent, (policy, value, _) = network.step(recurrent, agent.see(state, batch), reset[None])
-        action = network.environment_action(policy.mode() if greedy else policy.sample(seed=key))
+        action = network.environment_action(choose(policy, None if greedy else key[None]))
         # distrax's base class does not know of probabilities
         probabilities = policy.probs[0] if discrete else None  # pyright: ignore[reportAttributeAccessIssue]
         return (state, recurrent), Decision(action[0], probabilities, None if value is None else value[0])
@@ -98,17 +99,17 @@ def record(env: Any, env_params: Any, actor: Actor, seed: int, max_steps: int) -
         action = decision.action
         next_observation, next_state, reward, terminated, truncated, info = env.step(env_key, state, action, env_params)
         done = terminated | truncated
-        shown = _task_state(env, next_state)
+        shown = task_state(env, next_state)
         if isinstance(task, Task) and type(task).step_env is not Task.step_env:  # not one that lives on the host
             # Where this episode ends, `step` has begun the next: the last state is made again, without the reset.
-            _, last, *_ = task.step_env(step_key(env_key), _task_state(env, state), action, env_params)
+            _, last, *_ = task.step_env(step_key(env_key), task_state(env, state), action, env_params)
             shown = jax.tree.map(lambda x, y: jnp.where(done, x, y), last, shown)
         seen = _task_observation(env, info["final_observation"])
         return memory, next_observation, next_state, (decision, shown, seen, reward, done)
 
     key = jax.random.fold_in(jax.random.key(seed), _STREAM)
     observation, state = reset(jax.random.fold_in(key, 0))
-    states, observations = [_task_state(env, state)], [_task_observation(env, observation)]
+    states, observations = [task_state(env, state)], [_task_observation(env, observation)]
     decisions: list[Decision] = []
     rewards, memory, done = [], actor.start(), False
     for t in range(max_steps):
@@ -144,7 +145,7 @@ def _on_host(values: list[Any]) -> list[Any]:
     return [jax.tree.map(np.asarray, value) for value in values]
 
 
-def _task_state(env: Any, state: Any) -> Any:
+def task_state(env: Any, state: Any) -> Any:
     """The task's part of a wrapped environment's state."""
     while isinstance(env, Wrapper):
         state, env = getattr(state, "env_state", state), env.env

@@ -2,31 +2,30 @@
 
 import contextlib
 import dataclasses
-import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
-from memrl.agents.grpo import PREFIX_ALIKE
-from memrl.cores import CORES, core_name
-from memrl.cores.neural_memory import INNER_LOSS
 from memrl.errors import MemrlError
-from memrl.experiment import Assembly, Experiment, assemble, experiment_to_json, seed_keys
+from memrl.experiment import Experiment, experiment_to_json, seed_keys
 from memrl.runner.checkpoints import Checkpoints
-from memrl.runner.console import Console
-from memrl.runner.evaluation import evaluate, summarise
+from memrl.runner.console import Console, Watcher
+from memrl.runner.evaluation import Episodes, evaluate, summarise
+from memrl.runner.facts import Facts
 from memrl.runner.folder import RunFolder, versions, write_json
-from memrl.runner.memory import describe_memory, peak_memory, size_text
-from memrl.runner.metrics import RETURN, MetricsFile, read_metrics
+from memrl.runner.group import Group
+from memrl.runner.memory import describe_sizes, peak_memory, size_text, sizes_of
+from memrl.runner.metrics import RETURN, read_metrics
 from memrl.runner.pictures import curve_from_metrics, learning_curve
-from memrl.runner.program import LARGEST_CHUNK, compile_chunk, initial_states
+from memrl.runner.program import LARGEST_CHUNK, compile_chunk
+from memrl.runner.record import Record
 from memrl.runner.saved import check_same_experiment
-from memrl.runner.trackers import TRACKERS, Tracker, scalars
+from memrl.runner.signals import Interrupted, noted_signals
+from memrl.runner.trackers import TRACKERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +44,14 @@ class RunOptions:
     """Print nothing but errors."""
 
 
-class Interrupted(Exception):  # noqa: N818
-    """The run was stopped by a signal, after its state was saved."""
+class Member(NamedTuple):
+    """A run to be trained."""
 
-    def __init__(self, signal_number: int):
-        super().__init__(signal_number)
-        self.signal_number = signal_number
+    experiment: Experiment
+    path: Path
+    """The run folder."""
+    resume: bool = False
+    """Whether to go on with what is there."""
 
 
 def run(experiment: Experiment, path: Path, options: RunOptions = RunOptions(), script: Path | None = None) -> Path:
@@ -60,161 +61,151 @@ def run(experiment: Experiment, path: Path, options: RunOptions = RunOptions(), 
         MemrlError: for a mistake in the experiment, a folder that cannot be used, or a loss that is not finite.
         Interrupted: after SIGINT or SIGTERM; the state is saved and `resume` continues it.
     """
+    total = experiment.num_updates * experiment.agent.steps_per_update
+    with open_runs([Member(experiment, Path(path), options.resume)], options, script) as runs:
+        with Console(total, quiet=options.quiet) as console:
+            (failure,) = train_together(runs, options, console)
+        if failure:
+            raise failure
+    return Path(path)
+
+
+class Runs(NamedTuple):
+    """Runs of one program, and their folders, locked."""
+
+    group: Group
+    members: Sequence[Member]
+    folders: Sequence[RunFolder]
+
+
+@contextlib.contextmanager
+def open_runs(members: Sequence[Member], options: RunOptions, script: Path | None = None) -> Iterator[Runs]:
+    """Runs that differ only in numbers of their agents, ready to be trained together.
+
+    Raises:
+        MemrlError: for a mistake in an experiment, or a folder that cannot be used.
+    """
     for name in options.track:
         TRACKERS[name]
-    assembly = assemble(experiment)
-    jax.eval_shape(assembly.agent.init, jax.random.key(0))  # sizes that do not fit show before anything is written
-    with RunFolder.create(path, options.resume) as folder:
-        if options.resume and folder.config_json.exists():
-            check_same_experiment(experiment, folder)
-        folder.write_config(experiment_to_json(experiment), script)
+    group = Group(tuple(member.experiment for member in members))
+    jax.eval_shape(
+        group.assembly.agent.init, jax.random.key(0)
+    )  # sizes that do not fit show before anything is written
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(_open_folder(member, script)) for member in members]
+        yield Runs(group, members, folders)
+
+
+def _open_folder(member: Member, script: Path | None) -> RunFolder:
+    folder = RunFolder.create(member.path, member.resume)
+    try:
+        if member.resume and folder.config_json.exists():
+            check_same_experiment(member.experiment, folder)
+        folder.write_config(experiment_to_json(member.experiment), script)
         write_json(folder.versions_json, versions())
-        total = experiment.num_updates * experiment.agent.steps_per_update
-        with Console(total, quiet=options.quiet) as console:
-            states = _train(experiment, assembly, folder, options, console)
-            console.evaluating()
-            evaluation = evaluation_of(experiment, assembly, states, experiment.evaluation_episodes)
-        write_json(folder.evaluation_json, evaluation)
-        draw_learning_curve(experiment, folder)
-        console.summary(_summary_rows(folder, evaluation))
-    return folder.path
+    except BaseException:
+        folder.close()
+        raise
+    return folder
 
 
-def _train(experiment: Experiment, assembly: Assembly, folder: RunFolder, options: RunOptions, console: Console) -> Any:
-    """From the start or the last checkpoint to the end; returns the train states, leaves [S, ...]."""
-    agent, total = assembly.agent, experiment.num_updates
-    steps_per_update = experiment.agent.steps_per_update
-    console.compiling()
+def train_together(runs: Runs, options: RunOptions, watcher: Watcher) -> list[MemrlError | None]:
+    """Trains, evaluates and draws; returns of each run why it failed, None where it did not.
+
+    A run that diverges stops by itself, the others go on.
+
+    Raises:
+        Interrupted: after SIGINT or SIGTERM; the states are saved.
+    """
+    records, states = _train(runs, options, watcher)
+    finished = [i for i, record in enumerate(records) if not record.failure]
+    if finished:
+        watcher.evaluating()
+        for i, evaluation in zip(finished, _evaluate(runs.group, states, finished), strict=True):
+            experiment, folder = records[i].experiment, runs.folders[i]
+            draw_learning_curve(experiment, folder)
+            records[i].facts.write()
+            write_json(folder.evaluation_json, evaluation)  # last: it says that the run is finished
+            watcher.summary(_summary_rows(folder, evaluation))
+    return [record.failure for record in records]
+
+
+def _train(runs: Runs, options: RunOptions, watcher: Watcher) -> tuple[list[Record], Any]:
+    """From the start or the last checkpoints to the end; returns the records, and the group's states."""
+    group, experiment = runs.group, runs.group.first
+    total, steps_per_update = experiment.num_updates, experiment.agent.steps_per_update
+    watcher.compiling()
     started = time.monotonic()
-    states = initial_states(agent, experiment)
-    checkpoints = Checkpoints(folder.checkpoints)
-    update = 0
-    if options.resume and checkpoints.updates():
-        restored = checkpoints.restore(states)
-        update, states = restored.update, restored.state
-        for skipped in restored.skipped:
-            console.message(f"damaged checkpoint skipped: {skipped}")
-        console.message(f"resumed after update {update}")
-    for line in describe_memory(agent, experiment, states):
-        console.message(line)
-    run_chunk = compile_chunk(agent, experiment.seeds, states)
-    console.message(f"compiled in {time.monotonic() - started:.1f} s")
-    console.training()
+    update, each = _restore(runs, watcher)
+    sizes = sizes_of(group.assembly.agent, each[0])
+    for line in describe_sizes(sizes, experiment.agent.num_envs):
+        watcher.message(line)
+    states = group.join(each)
+    del each  # the program is given their memory
+    run_chunk = compile_chunk(group.update, group.seeds, states)
+    compile_seconds = time.monotonic() - started
+    watcher.message(f"compiled in {compile_seconds:.1f} s")
+    watcher.training()
     chunk, saved_at = 1, time.monotonic()
-    with (
-        MetricsFile(folder.metrics_csv, update if options.resume else None) as metrics_file,
-        _trackers(experiment, folder, options, update * steps_per_update) as trackers,
-        _signals() as received,
-    ):
-        while update < total:
+    with contextlib.ExitStack() as stack:
+        records = []
+        for member, folder in zip(runs.members, runs.folders, strict=True):
+            if update < total:
+                folder.evaluation_json.unlink(missing_ok=True)  # of fewer steps
+            facts = Facts(folder.facts_json, sizes, compile_seconds / len(runs.members))
+            record = Record(member.experiment, folder, facts, update, member.resume, options.track)
+            records.append(stack.enter_context(record))
+        received = stack.enter_context(noted_signals())
+        while update < total and not all(record.failure for record in records):
             count, began = min(chunk, total - update), time.monotonic()
             states, metrics = run_chunk(states, count)
-            seconds_per_update = (time.monotonic() - began) / count
-            metrics_file.append(update, steps_per_update, metrics)
-            _check_finite(metrics, update, experiment, folder)
+            seconds = time.monotonic() - began
             update += count
-            _log(trackers, metrics, update, steps_per_update)
-            console.update(update * steps_per_update, metrics)
-            stopped = bool(received) and update < total
+            for i, record in enumerate(records):
+                record.append(group.metrics_of(metrics, i), seconds / len(records))
+            watcher.update(update * steps_per_update, metrics)
+            stopped = bool(received) and update < total and not all(record.failure for record in records)
             now = time.monotonic()
             if stopped or update == total or now - saved_at >= options.checkpoint_seconds:
-                checkpoints.save(update, states)
+                for i, record in enumerate(records):
+                    record.save(group.part(states, i))
                 saved_at = time.monotonic()
             if stopped:
-                console.message(f"stopped after update {update}; the same command with --resume continues")
+                watcher.message(f"stopped after update {update}; the same command with --resume continues")
                 raise Interrupted(received[0])
-            chunk = max(1, min(LARGEST_CHUNK, int(options.chunk_seconds / max(seconds_per_update, 1e-6))))
-    return states
+            chunk = max(1, min(LARGEST_CHUNK, int(options.chunk_seconds / max(seconds / count, 1e-6))))
+    return records, states
 
 
-def _log(trackers: list[Tracker], metrics: dict[str, np.ndarray], update: int, steps_per_update: int) -> None:
-    """Logs metrics [n, S] of the n updates up to `update`."""
-    n = len(metrics[RETURN])
-    for i in range(n if trackers else 0):
-        values = scalars({name: row[i] for name, row in metrics.items()})
-        for tracker in trackers:
-            tracker.log((update - n + 1 + i) * steps_per_update, values)
+def _restore(runs: Runs, watcher: Watcher) -> tuple[int, list[Any]]:
+    """The updates done and the train states of each run: those of the newest checkpoint that all of them have."""
+    first = runs.group.first_states()
+    checkpoints = [Checkpoints(folder.checkpoints) for folder in runs.folders]
+    if not any(m.resume and c.updates() for m, c in zip(runs.members, checkpoints, strict=True)):
+        return 0, [first] * len(checkpoints)
+    restored = [c.restore(first) for c in checkpoints]
+    while len({r.update for r in restored}) > 1:
+        oldest = min(r.update for r in restored)
+        restored = [c.restore(first, last=oldest) for c in checkpoints]
+    for skipped in (name for r in restored for name in r.skipped):
+        watcher.message(f"damaged checkpoint skipped: {skipped}")
+    watcher.message(f"resumed after update {restored[0].update}")
+    return restored[0].update, [r.state for r in restored]
 
 
-def _check_finite(metrics: dict[str, np.ndarray], first_update: int, experiment: Experiment, folder: RunFolder) -> None:
-    """Raises `MemrlError` that names the first update with a loss or gradient that is NaN or infinite, and the reason
-    where it was measured."""
-    bad = metrics["nonfinite_steps"] > 0  # [n, S]
-    if not bad.any():
-        return
-    index = int(np.argmax(bad.any(axis=1)))
-    seeds = np.flatnonzero(bad[index])
-    what, look_at = _reason({name: values[index, seeds] for name, values in metrics.items()}, experiment)
-    raise MemrlError(
-        f"update {first_update + index}: {what} (seeds {seeds.tolist()}); the checkpoints in {folder.checkpoints} are "
-        f"from before; look at {look_at}"
-    )
-
-
-def _reason(metrics: dict[str, np.ndarray], experiment: Experiment) -> tuple[str, str]:
-    """What went wrong in an update, by its metrics [S], and where to look."""
-    if not np.isfinite(metrics.get(INNER_LOSS, 0)).all():
-        cores = [core_name(core) for core in experiment.cores]
-        learning = " and ".join(dict.fromkeys(name for name in cores if INNER_LOSS in CORES[name].core.metrics))
-        return (
-            f"the inner loop of core {learning} has diverged, {INNER_LOSS} is not finite",
-            "the core's max_learning_rate and max_gradient_norm, learning_rate, and the environment's observations",
-        )
-    if np.min(metrics.get(PREFIX_ALIKE, 1)) < 1:
-        return (
-            "the environments of a group have not seen the same in the first steps of the rollout",
-            "the agent's prefix and shared_chance",
-        )
-    return (
-        "loss or gradient is not finite",
-        "learning_rate, max_gradient_norm, and the environment's rewards and observations",
-    )
-
-
-@contextlib.contextmanager
-def _trackers(
-    experiment: Experiment, folder: RunFolder, options: RunOptions, env_steps: int
-) -> Iterator[list[Tracker]]:
-    purge_step = env_steps if options.resume else None
-    config = experiment_to_json(experiment)
-    with contextlib.ExitStack() as stack:
-        trackers = []
-        for name in options.track:
-            tracker = TRACKERS[name](folder.events, purge_step, config)
-            stack.callback(tracker.close)
-            trackers.append(tracker)
-        yield trackers
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The signals that arrived; a second one ends the process at once. Only the main thread may listen to them."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def evaluation_of(experiment: Experiment, assembly: Assembly, states: Any, episodes: int) -> dict[str, Any]:
-    """Summaries of the greedy and of the sampled policy."""
-    keys = seed_keys(experiment)
-    return {
-        name: summarise(evaluate(assembly, states, keys, episodes, greedy=name == "greedy"))
-        for name in ("greedy", "sampled")
-    }
+def _evaluate(group: Group, states: Any, chosen: Sequence[int]) -> list[dict[str, Any]]:
+    """Summaries of the greedy and of the sampled policy of the chosen runs."""
+    parts = [group.part(states, i) for i in chosen]
+    seeds = group.first.seeds
+    joined = parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    keys = seed_keys(group.first)
+    keys = keys if len(parts) == 1 else jnp.concatenate([keys] * len(parts))
+    summaries = [{} for _ in chosen]
+    for name in ("greedy", "sampled"):
+        episodes = evaluate(group.assembly, joined, keys, group.first.evaluation_episodes, greedy=name == "greedy")
+        for i, summary in enumerate(summaries):
+            summary[name] = summarise(Episodes(*(x[i * seeds : (i + 1) * seeds] for x in episodes)))
+    return summaries
 
 
 def draw_learning_curve(experiment: Experiment, folder: RunFolder) -> None:

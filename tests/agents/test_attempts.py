@@ -136,11 +136,24 @@ def test_serial_factors():
     np.testing.assert_allclose(serial_factors(right[None], length[None], 0.1)[0, :3], [0.01, 1, 0.1], rtol=1e-6)
 
 
+def test_who_answers_at_the_same_time_may_answer_differently():
+    """At 3 right, wrong, right: later answers come after one right answer, not two, nor two thirds of one."""
+    length = jnp.array([3, 3, 3, 5, 6])
+    right = jnp.array([1, 0, 1, 1, 1], bool)
+    np.testing.assert_allclose(serial_factors(right, length, 0.5), [1, 1, 1, 0.5, 0.25])
+
+
 def test_diversity_factors():
     """Three of four alike, one rare: by hand at the start, halfway and at the end of the run."""
-    mode = jnp.array([2, 2, 0, 2])
+    mode, count = jnp.array([2, 2, 0, 2]), jnp.ones(4, bool)
     common, rare = 4 / 3, 4.0
-    np.testing.assert_allclose(diversity_factors(mode, 0.0), [common, common, rare, common], rtol=1e-6)
+    np.testing.assert_allclose(diversity_factors(mode, count, 0.0), [common, common, rare, common], rtol=1e-6)
     # alpha = G/F (F/G + (1 - F/G) / 2): 4/3 (3/4 + 1/8) = 7/6 and 4 (1/4 + 3/8) = 5/2
-    np.testing.assert_allclose(diversity_factors(mode, 0.5), [7 / 6, 7 / 6, 2.5, 7 / 6], rtol=1e-6)
-    np.testing.assert_allclose(diversity_factors(mode, 1.0), [1, 1, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(diversity_factors(mode, count, 0.5), [7 / 6, 7 / 6, 2.5, 7 / 6], rtol=1e-6)
+    np.testing.assert_allclose(diversity_factors(mode, count, 1.0), [1, 1, 1, 1], rtol=1e-6)
+
+
+def test_diversity_is_that_of_the_attempts_that_count():
+    mode, count = jnp.array([2, 2, 0, 2, 0, 0]), jnp.array([1, 1, 1, 1, 0, 0], bool)
+    np.testing.assert_allclose(diversity_factors(mode, count, 0.0), [4 / 3, 4 / 3, 4, 4 / 3, 1, 1], rtol=1e-6)
+    assert (diversity_factors(mode, count & False, 0.0) == 1).all()

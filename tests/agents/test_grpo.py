@@ -13,7 +13,8 @@ from jax.flatten_util import ravel_pytree
 from probes import Erratic, Probe, Rewards, make_grpo, quick_jit
 
 from memrl import GRPOConfig, MemrlError, core_config, list_cores
-from memrl.agents.grpo import VARIANTS, step_weights
+from memrl.agents.attempts import find_attempts, step_weights
+from memrl.agents.grpo import VARIANTS
 from memrl.envs import make_env
 
 KEY = jax.random.key(3)
@@ -74,6 +75,7 @@ CASES = {
     "to go of all": smaller(credit="step", baseline="batch", scale=False),
     "cut episodes": smaller(unfinished="count", discount=0.8, clip_high=0.5),
     "cut episodes to go": smaller(unfinished="count", credit="step", mean_over="steps"),
+    "diverse cut episodes": smaller(unfinished="count", diversity=True),
     "no baseline": smaller(baseline="none", ratio="episode", mean_over="constant"),
     "kl": smaller(kl_weight=0.3, entropy_weight=0.1, drop_equal=True),
 }
@@ -355,6 +357,21 @@ def test_serial_advantages(serial):
             np.testing.assert_allclose(serial.advantage[: serial.length[i], i], score - np.mean(scores), atol=1e-6)
 
 
+def test_only_episodes_that_ended_have_answered():
+    """Of two groups of two, one begins a second episode: neither a cut episode nor one that never was, was right."""
+    reset = jnp.array([[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
+    done = jnp.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]], bool)
+    reward = jnp.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])  # at the end the rollout cuts those of 0, 1, 2
+    agent = evidence(GRPOConfig.variant("s_grpo", num_envs=4, num_steps=3, group_size=2, minibatches=1))
+    reset = reset.at[2, 0].set(True)
+    state: Any = SimpleNamespace(update=jnp.int32(0))
+    steps: Any = SimpleNamespace(reward=reward)
+    attempts = find_attempts(reset, done)
+    rewards = agent._rewards(state, steps, attempts, attempts.length > 0)
+    expected = reward.at[2, 3].set(0.5)  # environment 2 was right before; none was before the others
+    np.testing.assert_array_equal(rewards, expected)
+
+
 # ---- prefixes
 
 
@@ -430,6 +447,10 @@ def test_the_best_policy_is_found(fields):
 IMPOSSIBLE = {
     "group": ({"group_size": 4}, "group_size is 4, expected a divisor of num_envs = 6"),
     "one": ({"group_size": 1}, "group_size is 1, expected at least 2 to compare with"),
+    "one mode": (
+        {"group_size": 1, "baseline": "batch", "diversity": True},
+        "group_size is 1, expected at least 2 to compare with",
+    ),
     "none": ({"group_size": 0}, "group_size is 0, expected more than 0"),
     "minibatches": ({"minibatches": 4}, "minibatches is 4, expected a divisor of the 2 groups"),
     "prefix": ({"prefix": 13}, "prefix is 13, expected between 0 and num_steps = 12"),

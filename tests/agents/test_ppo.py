@@ -318,7 +318,7 @@ def test_what_the_memory_measures_is_reported():
     """For each seed, also where an update may end early; and nothing where the memory measures nothing."""
     agent, state = known_inner_loss(smaller(learning_rate=1e-9, target_kl=1.0))
     states = jax.tree.map(lambda *x: jnp.stack(x), state, state)
-    _, metrics = compile_chunk(agent, 2, states)(states, 1)
+    _, metrics = compile_chunk(agent.update, 2, states)(states, 1)
     np.testing.assert_allclose(metrics["inner_loss"], np.full((1, 2), 2 * 0.7310586**2), rtol=1e-6)
     assert "inner_loss" not in jax.eval_shape(make_ppo(Probe(), SMALL).update, begin(SMALL))[1]
 
@@ -383,7 +383,7 @@ def test_chunks_equal_one_scan_bit_for_bit(seeds):
     agent = make_ppo(Probe(), SMALL, params=TASK)
     keys = jax.random.split(KEY, seeds)
     states = jax.jit(over_seeds(agent.init, seeds))(keys)
-    run_chunk = compile_chunk(agent, seeds, states)
+    run_chunk = compile_chunk(agent.update, seeds, states)
     for count in (1, 3, 6):
         states, _ = run_chunk(states, count)
     scanned, _ = jax.jit(over_seeds(ten_updates, seeds))(keys)

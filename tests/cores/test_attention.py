@@ -12,8 +12,8 @@ from jax import lax
 from jaxprs import equations
 
 from memrl import MemrlError, make_core
-from memrl.cores.attention import MASKED, Window, attend, look_back, rotate
-from memrl.cores.heads import default_heads
+from memrl.cores.attention import MASKED, Window, attend, look_back, rotate, weights_of_rows
+from memrl.cores.heads import default_heads, merge_heads
 
 B, H, K, V, D = 2, 3, 4, 5, 8
 # Steps T, window W, heads of keys and values, base of rotary angles.
@@ -117,6 +117,53 @@ def test_a_broken_row_is_seen_where_it_is_visible_and_nowhere_else():
     gradients = jax.grad(loss, (0, 1, 2))(q[:1], k[:1], v[:1])
     assert_finite(gradients)
     assert all((np.asarray(g[:, : W + 4]) == 0).all() for g in gradients[1:])
+
+
+@pytest.mark.parametrize(("T", "W"), [(1, 3), (40, 3)])
+def test_weights_of_rows(T, W):
+    (q, k, v, by_age), view = problem(T, W)
+    rng, P = np.random.default_rng(0), 2
+    weights = weights_of_rows(q, k, view, by_age=by_age)
+    assert_close(jnp.einsum("bths,bshv->bthv", weights, v), attend(q, k, v, view, by_age=by_age), 2e-5)
+    k = normal(rng, (B, W + T, 2, H, K))
+    v = jnp.broadcast_to(v[:, :, None], (B, W + T, 2, H, V))  # both of a row's values alike
+    always = normal(rng, (P, H, K))
+    weights = weights_of_rows(q, k, view, always=always)
+    expected = attend(q, k, v, view, always=(always, jnp.zeros((P, H, V))))
+    assert_close(jnp.einsum("bths,bshv->bthv", weights, v[:, :, 0]), expected, 2e-5)
+    assert (weights.sum(-1) < 1).all()
+
+
+@pytest.mark.parametrize("name", ["gtrxl", "window_attention"])
+def test_attention_maps(name):
+    T = 40
+    core: Any = make_core(name, D, rngs=nnx.Rngs(0), **{"memory" if name == "gtrxl" else "window": 5, "heads": 2})
+    rng = np.random.default_rng(0)
+    xs, resets = normal(rng, (T, B, D)), jnp.asarray(rng.random((T, B)) < 0.1).at[0].set(True)
+    weights = core.attention_map(xs, resets)
+    assert weights.shape == (B, T, 2, T)
+    assert_close(weights.sum(-1), jnp.ones((B, T, 2)), 1e-5)
+    if name == "gtrxl":
+        _, view = look_back(core.initial_state(B), jnp.swapaxes(xs, 0, 1), resets)
+        v, expected = core._keys_values(core.norm(jnp.swapaxes(xs, 0, 1)))[1], core.attention(view)
+    else:
+        v = core._heads_of(core.queries_and_rows(jnp.swapaxes(xs, 0, 1))[1])[1][:, :, 0]
+        expected = jnp.swapaxes(core.unroll(core.initial_state(B), xs, resets)[1], 0, 1)
+    means = jnp.einsum("bths,bshv->bthv", weights, v)
+    assert_close(core.output(merge_heads(means)), expected, 2e-5)
+
+
+@pytest.mark.parametrize("name", ["titans_mag", "titans_mal"])
+def test_attention_maps_beside_a_memory(name):
+    T = 9
+    core: Any = make_core(name, D, rngs=nnx.Rngs(0), attention_window=3, width=4, chunk_length=4)
+    xs, resets = normal(np.random.default_rng(0), (T, B, D)), jnp.arange(T)[:, None] == jnp.zeros((1, B), int)
+    weights = core.attention_map(xs, resets)
+    age = np.arange(T)[:, None] - np.arange(T)
+    seen = np.moveaxis(weights, 2, 1) > 0
+    np.testing.assert_array_equal(seen, np.broadcast_to((age >= 0) & (age <= 3), seen.shape))
+    assert (weights.sum(-1) < 1).all()  # persistent tokens are looked at too
+    assert make_core("gru", D, rngs=nnx.Rngs(0)).attention_map(xs, resets) is None
 
 
 def test_rotary_scores_depend_on_the_distance_alone():

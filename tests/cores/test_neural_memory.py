@@ -154,6 +154,25 @@ def test_a_memory_that_diverges_is_seen_in_the_metric(name):
     assert not np.isfinite(extras.metrics["inner_loss"])
 
 
+@pytest.mark.parametrize("name", ["titans", "ttt_linear", "ttt_mlp"])
+def test_a_long_wait_teaches_what_is_seen(name):
+    """With default rates: of a step that comes again and again, less and less is to be learnt."""
+    core: Any = make_core(name, 32, rngs=nnx.Rngs(0))
+    x = normal(np.random.default_rng(0), (1, 4, 32))
+
+    @quick_jit
+    def waits(state):
+        def chunk(state, _):
+            xs = jnp.repeat(x, core.config.chunk_length, 0)
+            state, _, extras = core.unroll_with_extras(state, xs, jnp.zeros(xs.shape[:2], bool))
+            return state, extras.metrics["inner_loss"]
+
+        return lax.scan(chunk, state, length=20)[1]
+
+    losses = waits(core.initial_state(4))
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def loop_of(optimiser: Optimiser = "gradient", weights_of=None, window=1, **hyperparameters):
     network = InnerNetwork(4, 2, 2, rngs=nnx.Rngs(0), **hyperparameters)
     return InnerLoop(network, attentional_bias("l2", 3.0), 4, 10.0, optimiser, weights_of, window)

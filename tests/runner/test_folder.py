@@ -50,6 +50,7 @@ def test_the_layout():
         "events": "runs/x/events",
         "checkpoints": "runs/x/checkpoints",
         "evaluation_json": "runs/x/evaluation.json",
+        "facts_json": "runs/x/facts.json",
         "learning_curve_png": "runs/x/learning_curve.png",
     }
 

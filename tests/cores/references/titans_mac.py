@@ -14,7 +14,7 @@ PERIOD = 12
 VARIANTS = [
     {"width": 5, "chunk_length": 3, "max_learning_rate": 0.5, "heads": 2, "persistent": 2, "conv_width": 3},
     {"width": 4, "depth": 1, "chunk_length": 5, "heads": 4, "persistent": 0, "rotary_base": 10.0},
-    {"width": 4, "chunk_length": 1, "persistent": 1, "conv_width": 1, "residual": True, "offset": True},
+    {"width": 6, "chunk_length": 1, "persistent": 1, "conv_width": 1, "residual": True, "offset": True},
     {"width": 4, "chunk_length": 4, "retention": "kl", "optimiser": "gradient", "max_learning_rate": 0.5},
     {"width": 4, "chunk_length": 50, "bias": "huber", "optimiser": "newton_schulz"},
     {"width": 4, "chunk_length": 3, "window": 3, "degree": 2, "heads": 2, "conv_width": 2},
