@@ -33,7 +33,7 @@ experiment = Experiment(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("compare")
     (path / "small.py").write_text(CONFIG.replace("UPDATES", "5"))
-    (path / "long.py").write_text(CONFIG.replace("UPDATES", "2000"))
+    (path / "long.py").write_text(CONFIG.replace("UPDATES", "200"))
     return path
 
 
@@ -138,6 +138,13 @@ def test_a_cell_of_another_configuration_is_named(folder: Path, swept: tuple[int
     assert output == ""
 
 
+def is_pending(process: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a stopped process."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 LONG = ["compare", "long.py", "--cores", "gru", "mlp", "--checkpoint-seconds", "0", "--jobs", "2", "--track"]
 
 
@@ -154,28 +161,35 @@ def test_killed_stopped_and_resumed(folder: Path):
     def newest(core: str) -> int:
         return max((int(p.name[-8:]) for p in cells[core].glob("checkpoints/update_*")), default=0)
 
-    def process_of(core: str) -> int:
-        return int((cells[core] / ".lock").read_text())
+    def freeze_both(begun: dict[str, int]) -> dict[str, int]:
+        """Waits until both have saved something new and stops each there: one may be done while the other compiles."""
+        frozen: dict[str, int] = {}
 
-    def wait_for_more(begun: dict[str, int], processes: dict[str, int]) -> dict[str, int]:
-        """Until both have started anew and saved something."""
-        for core in cells:
-            wait_for(lambda core=core: (cells[core] / ".lock").exists(), f"the lock of {core}")
-            wait_for(lambda core=core: process_of(core) != processes.get(core), f"the process of {core}")
-            wait_for(lambda core=core: newest(core) > begun[core], f"a checkpoint of {core}")
-        return {core: process_of(core) for core in cells}
+        def are_frozen() -> bool:
+            for core in cells:
+                if core not in frozen and newest(core) > begun[core]:
+                    process = int((cells[core] / ".lock").read_text())
+                    os.kill(process, signal.SIGSTOP)
+                    frozen[core] = process
+            return len(frozen) == len(cells)
+
+        wait_for(are_frozen, "a checkpoint of both")
+        return frozen
 
     parent = start(folder, *LONG, "--out", "long")
-    processes = wait_for_more({"gru": 0, "mlp": 0}, {})
+    processes = freeze_both({"gru": 0, "mlp": 0})
     parent.kill()
-    finish(parent)
+    parent.wait()
     for process in processes.values():  # nobody listens any more
+        os.kill(process, signal.SIGCONT)
+    finish(parent)
+    for process in processes.values():
         wait_for(lambda process=process: not Path(f"/proc/{process}").exists(), "the end of the children")
     begun = {core: newest(core) for core in cells}
-    assert 0 < min(begun.values()) <= max(begun.values()) < 2000, "it was over before it was killed"
+    assert 0 < min(begun.values()) <= max(begun.values()) < 200, "it was over before it was killed"
 
     parent = start(folder, *LONG, "--out", "long")
-    processes = wait_for_more(begun, processes)
+    processes = freeze_both(begun)
     os.kill(processes["gru"], signal.SIGKILL)
     assert parent.stdout is not None
     said = ""
@@ -185,6 +199,8 @@ def test_killed_stopped_and_resumed(folder: Path):
         said += line
     assert "memory-TMaze/gru  failed: killed by SIGKILL, out of memory?" in said
     parent.send_signal(signal.SIGTERM)
+    wait_for(lambda: is_pending(processes["mlp"], signal.SIGTERM), "the signal passed on")
+    os.kill(processes["mlp"], signal.SIGCONT)
     code, output, error = finish(parent)
     assert code == 128 + signal.SIGTERM, error
     assert "2 to go on" in said
