@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quick_jit
 
 from memrl import (
     CoreConfig,
@@ -38,8 +39,6 @@ TINY = TMaze(
     seeds=2,
 )
 
-# Compiling dwarfs running in these tests, so the compiler is asked to try less hard.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 # ---- JSON
 

@@ -7,6 +7,7 @@ place have length 0. Arrays of steps are [T, B].
 
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -40,7 +41,8 @@ def find_attempts(reset: Array, done: Array) -> Attempts:
 
 def total(episode: Array, x: Array) -> Array:
     """The sum of x [T, B] over the steps of each episode, [N, B]."""
-    return jnp.zeros_like(x).at[episode, jnp.arange(x.shape[1])[None]].add(x)
+    of_one = jax.vmap(lambda e, x: jnp.zeros_like(x).at[e].add(x), in_axes=1, out_axes=1)
+    return of_one(episode, x)
 
 
 def at_steps(attempts: Attempts, x: Array) -> Array:
@@ -80,11 +82,16 @@ def same_step(attempts: Attempts, x: Array, group_size: int) -> tuple[Array, Arr
     The second result, bool, says which of them got that far.
     """
     T, B = x.shape
-    members = jnp.arange(B).reshape(-1, group_size)
-    peers = jnp.repeat(members, group_size, 0)[None]  # [1, B, G]
-    n, k = attempts.episode[..., None], attempts.time[..., None]
-    there = k < attempts.length[n, peers]
-    return jnp.where(there, x[jnp.minimum(attempts.start[n, peers] + k, T - 1), peers], 0), there
+    peers = jnp.arange(group_size)
+
+    def of_one_group(attempts: Attempts, x: Array) -> tuple[Array, Array]:
+        n, k = attempts.episode[..., None], attempts.time[..., None]  # [T, G, 1]
+        there = k < attempts.length[n, peers]
+        return jnp.where(there, x[jnp.minimum(attempts.start[n, peers] + k, T - 1), peers], 0), there
+
+    groups = jax.tree.map(lambda x: in_groups(x, group_size), (attempts, x))
+    results = jax.vmap(of_one_group, in_axes=1, out_axes=1)(*groups)
+    return results[0].reshape(T, B, group_size), results[1].reshape(T, B, group_size)
 
 
 def relative(x: Array, others: Array, count: Array, baseline: Baseline, *, scale: bool) -> Array:

@@ -32,6 +32,11 @@ class AgentConfig(Config):
         return "nothing"
 
     @property
+    def parts(self) -> int:
+        """The environments may be split over any number of devices that divides this, and each has what it needs."""
+        return 1
+
+    @property
     def steps_per_update(self) -> int:
         """Environment steps of one update, B * T."""
         return self.num_envs * self.num_steps
@@ -50,6 +55,10 @@ class Agent(Protocol):
 
     def update(self, state: Any) -> tuple[Any, dict[str, Array]]:
         """The train state after one more update, and the update's metrics, scalars all of them."""
+        ...
+
+    def has_environments(self, state: Any) -> Any:
+        """For each leaf of a train state whether its first axis is that of the environments."""
         ...
 
     def collect(self, state: Any, key: Key) -> tuple[Any, Trajectory, Any]:

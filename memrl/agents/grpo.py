@@ -42,6 +42,7 @@ from memrl.agents.attempts import (
     total,
     whole_groups,
 )
+from memrl.agents.minibatches import take
 from memrl.agents.normaliser import Moments, init_moments, update_moments
 from memrl.agents.parameters import flatten
 from memrl.agents.policy_gradient import (
@@ -167,6 +168,11 @@ class GRPOConfig(PolicyGradientConfig):
         return self.num_envs // self.group_size
 
     @property
+    def parts(self) -> int:
+        """See `AgentConfig.parts`; a group stays together."""
+        return self.num_groups // self.minibatches
+
+    @property
     def shared(self) -> Literal["starts", "chance"]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """See `AgentConfig.shared`."""
         return "chance" if self.shared_chance else "starts"
@@ -240,6 +246,10 @@ class GRPO(PolicyGradientAgent):
             update=jnp.int32(0),
         )
 
+    def has_environments(self, state: TrainState) -> TrainState:
+        """See `memrl.agents.base.Agent`: none, since all environments start anew in each update."""
+        return jax.tree.map(lambda _: False, state)
+
     def update(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         """Collects a rollout and learns from it."""
         config = self.config
@@ -249,9 +259,8 @@ class GRPO(PolicyGradientAgent):
         batch, facts = self._make_batch(state, trajectory.transitions)
 
         def loss(params: nnx.State, chosen: Array) -> tuple[Array, tuple[Losses, Metrics]]:
-            members = chosen[:, None] * config.group_size + jnp.arange(config.group_size)[None]
-            some = jax.tree.map(lambda x: jnp.take(x, members.ravel(), axis=1, mode="clip"), batch)
-            return self._loss(params, state, some)
+            groups = jax.tree.map(lambda x: take(x, chosen, axis=1, rows=config.group_size), batch)
+            return self._loss(params, state, groups)
 
         params, optimiser, losses = self.learn(state, loss, Losses, config.num_groups, shuffle_key)
         observations = state.observations

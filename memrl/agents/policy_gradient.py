@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 
 from memrl.agents.base import AgentConfig
+from memrl.agents.minibatches import draw
 from memrl.agents.normaliser import normalise
 from memrl.agents.parameters import descend, flatten
 from memrl.errors import check
@@ -138,18 +139,17 @@ class PolicyGradientAgent:
 
         Args:
             state: the train state, with parameters and optimiser to start from.
-            loss: of parameters, on the items with given indices [K]: the loss, its parts, and what the memory measured.
+            loss: of parameters, on a minibatch as `memrl.agents.minibatches` draws it: the loss, its parts, and what
+                the memory measured.
             parts: the NamedTuple of the loss's parts, scalars, with `loss` and `approximate_kl` among them.
             items: how many there are, a multiple of `minibatches`.
-            key: shuffles them.
+            key: draws the minibatches.
 
         Returns:
             parameters, optimiser, and the parts' means over the gradient steps that were taken.
         """
         config = self.config
-        # A sort of random bits is a permutation, and compiles in a fraction of jax.random.permutation's time.
-        orders = jnp.argsort(jax.random.bits(key, (config.epochs, items)), axis=-1)
-        minibatches = orders.reshape(config.epochs * config.minibatches, -1)
+        minibatches = draw(key, config.epochs, config.minibatches, items)
         learning_rate = self.learning_rate(state.update)
 
         def gradient_step(carry, chosen):

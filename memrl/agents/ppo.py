@@ -6,6 +6,7 @@ sequence is an environment's T steps, or with `chunk_length` a contiguous part o
 """
 
 import dataclasses
+import math
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import optax
 from flax import nnx
 from jax import lax
 
+from memrl.agents.minibatches import take
 from memrl.agents.normaliser import Moments, init_moments, update_moments
 from memrl.agents.parameters import flatten
 from memrl.agents.policy_gradient import (
@@ -72,6 +74,11 @@ class PPOConfig(PolicyGradientConfig):
         )
         self.check_fraction("discount", "trace")
         self.check_positive("clip", "value_clip")
+
+    @property
+    def parts(self) -> int:
+        """See `AgentConfig.parts`."""
+        return math.gcd(self.num_envs, self.sequences_per_minibatch)
 
     @property
     def sequence_length(self) -> int:
@@ -145,6 +152,12 @@ class PPO(PolicyGradientAgent):
             key=run_key,
             update=jnp.int32(0),
         )
+
+    def has_environments(self, state: TrainState) -> TrainState:
+        """See `memrl.agents.base.Agent`."""
+        marks = jax.tree.map(lambda _: False, state)
+        returns = None if marks.returns is None else marks.returns._replace(running=True)
+        return marks._replace(rollout=jax.tree.map(lambda _: True, state.rollout), returns=returns)
 
     def update(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         """Collects a rollout and learns from it."""
@@ -262,13 +275,13 @@ def make_batch(trajectory: Trajectory, advantages: Advantages, chunk_length: int
     transitions, advantages = jax.tree.map(
         lambda x: to_sequences(x, chunk_length), (trajectory.transitions, advantages)
     )
-    states = jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), trajectory.chunk_states)
+    states = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), trajectory.chunk_states)
     return Batch(transitions, advantages, states)
 
 
 def select(batch: Batch, chosen: Array) -> Batch:
-    """The sequences with the indices `chosen` [K]."""
+    """The sequences of a minibatch."""
     return Batch(
-        *jax.tree.map(lambda x: jnp.take(x, chosen, axis=1, mode="clip"), (batch.transitions, batch.advantages)),
-        states=jax.tree.map(lambda x: jnp.take(x, chosen, axis=0, mode="clip"), batch.states),
+        *jax.tree.map(lambda x: take(x, chosen, axis=1), (batch.transitions, batch.advantages)),
+        states=jax.tree.map(lambda x: take(x, chosen, axis=0), batch.states),
     )

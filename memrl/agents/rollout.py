@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from memrl.agents.devices import split_environments
 from memrl.networks import ActorCritic, repeat_rows
 from memrl.types import Array, Key, Observation, State, Trajectory, Transition
 
@@ -39,7 +40,7 @@ def init_rollout(
     """B environments at the start of their first episodes; those of a group, side by side, are reset with one key."""
     keys = environment_keys(key, num_envs, group_size)
     observation, environment = jax.vmap(env.reset, (0, None))(keys, env_params)
-    return Rollout(
+    rollout = Rollout(
         environment,
         observation,
         jnp.ones(num_envs, bool),
@@ -47,6 +48,7 @@ def init_rollout(
         jnp.zeros(num_envs),
         jnp.zeros(num_envs, jnp.int32),
     )
+    return split_environments(rollout)
 
 
 def collect(
@@ -187,7 +189,10 @@ def _ended(done: Array, returns: Array, lengths: Array) -> Episodes:
 
 
 def to_sequences(x: Array, chunk_length: int) -> Array:
-    """[T, B, ...] as [C, K, ...]: the K = (T / C) B contiguous sequences of C steps, all chunks of time 0 first."""
+    """[T, B, ...] as [C, K, ...]: the K = B (T / C) contiguous sequences of C steps, all those of an environment first.
+
+    So what is split over devices by its environments stays where it is.
+    """
     T, B = x.shape[:2]
     x = x.reshape(T // chunk_length, chunk_length, B, *x.shape[2:])
-    return jnp.swapaxes(x, 0, 1).reshape(chunk_length, T // chunk_length * B, *x.shape[3:])
+    return jnp.moveaxis(x, 0, 2).reshape(chunk_length, B * (T // chunk_length), *x.shape[3:])

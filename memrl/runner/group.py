@@ -14,6 +14,7 @@ import numpy as np
 from memrl.agents import Agent, AgentConfig
 from memrl.errors import check
 from memrl.experiment import Assembly, Experiment, assemble, experiment_to_json
+from memrl.runner.layout import ONE_DEVICE, Layout
 from memrl.runner.program import initial_states
 from memrl.types import Array
 
@@ -43,6 +44,7 @@ class Group:
     """
 
     experiments: tuple[Experiment, ...]
+    layout: Layout = ONE_DEVICE
 
     def __post_init__(self) -> None:
         """Raises `MemrlError` for experiments that one program cannot train."""
@@ -75,15 +77,25 @@ class Group:
         return agent.update if len(self.experiments) == 1 else functools.partial(_varied_update, agent)
 
     def first_states(self) -> Any:
-        """An experiment's train states before the first update, [S, ...]: they depend on no number."""
-        return initial_states(self.assembly.agent, self.first)
+        """An experiment's train states before the first update, [S, ...]: they depend on no number.
+
+        Of several experiments, they are on one device, until they are joined.
+        """
+        return initial_states(
+            self.assembly.agent, self.first, self.layout if len(self.experiments) == 1 else ONE_DEVICE
+        )
 
     def join(self, states: Sequence[Any]) -> Any:
         """The group's states of those of its experiments."""
         if len(states) == 1:
             return states[0]
         joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
-        return Varied({name: jnp.repeat(values, self.first.seeds) for name, values in self._numbers().items()}, joined)
+        numbers = {name: jnp.repeat(values, self.first.seeds) for name, values in self._numbers().items()}
+        varied = Varied(numbers, joined)
+        if self.layout.mesh is None:
+            return varied
+        marks = Varied(dict.fromkeys(numbers, False), self.assembly.agent.has_environments(joined))
+        return jax.device_put(varied, self.layout.shardings(marks))
 
     def part(self, states: Any, index: int) -> Any:
         """The train states of one experiment."""

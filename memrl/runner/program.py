@@ -12,6 +12,7 @@ from jax import lax
 
 from memrl.agents import Agent
 from memrl.experiment import Experiment, seed_keys
+from memrl.runner.layout import ONE_DEVICE, Layout
 from memrl.runner.memory import release_memory
 from memrl.types import Array
 
@@ -19,39 +20,31 @@ LARGEST_CHUNK = 64  # updates
 Metrics = dict[str, np.ndarray]  # [updates, S] each
 
 
-def initial_states(agent: Agent, experiment: Experiment) -> Any:
+def initial_states(agent: Agent, experiment: Experiment, layout: Layout = ONE_DEVICE) -> Any:
     """The train states of all seeds before the first update, leaves [S, ...]."""
+    init, keys = layout.over_seeds(agent.init, experiment.seeds), seed_keys(experiment)
     init = jax.jit(
-        over_seeds(agent.init, experiment.seeds),
+        init,
+        out_shardings=layout.shardings(agent.has_environments(jax.eval_shape(init, keys))),
         # It runs once: compiling it well takes longer than running it badly.
         compiler_options={"xla_backend_optimization_level": 0},
     )
-    states = init(seed_keys(experiment))
+    with layout.active():
+        states = init(keys)
     release_memory()
     return states
 
 
-def over_seeds(function: Callable[..., Any], seeds: int) -> Callable[..., Any]:
-    """`function` over a leading seed axis S; for a single seed without the cost of batched matrix products."""
-    if seeds > 1:
-        return jax.vmap(function)
-
-    def one_seed(argument: Any) -> Any:
-        result = function(jax.tree.map(lambda x: x[0], argument))
-        return jax.tree.map(lambda x: x[None], result)
-
-    return one_seed
-
-
 def compile_chunk(
-    update: Callable[[Any], tuple[Any, dict[str, Array]]], seeds: int, states: Any
+    update: Callable[[Any], tuple[Any, dict[str, Array]]], seeds: int, states: Any, layout: Layout = ONE_DEVICE
 ) -> Callable[[Any, int], tuple[Any, Metrics]]:
     """Compiles the `update` of one seed to (states, count) -> (states, metrics), `count` updates of all seeds.
 
     They are LARGEST_CHUNK at most. The count is an argument, so that chunks of all lengths are one program, and so give
-    the same bits. The states that go in are donated. Metrics are on the host.
+    the same bits. The states that go in are donated; those that come out lie on the same devices. Metrics are on the
+    host.
     """
-    update = jax.jit(over_seeds(update, seeds))  # jitted, so that both uses are one trace
+    update = jax.jit(layout.over_seeds(update, seeds))  # jitted, so that both uses are one trace
     shapes = jax.eval_shape(update, states)[1]
     # Metrics of one dtype share a buffer [LARGEST_CHUNK, M, S]: one kernel to compile in the place of M. The names of
     # dtypes have an order, dtypes do not: without it a second start may miss the compilation cache.
@@ -68,7 +61,9 @@ def compile_chunk(
         buffers = {dtype: jnp.zeros((LARGEST_CHUNK, len(names[dtype]), seeds), dtype) for dtype in names}
         return lax.fori_loop(0, count, body, (states, buffers))
 
-    lowered = jax.jit(run_chunk, donate_argnums=0).lower(states, jnp.int32(1))
+    placed = None if layout.mesh is None else (jax.tree.map(lambda x: x.sharding, states), layout.everywhere)
+    with layout.active():
+        lowered = jax.jit(run_chunk, donate_argnums=0, out_shardings=placed).lower(states, jnp.int32(1))
     release_memory()
     compiled = lowered.compile()
     release_memory()

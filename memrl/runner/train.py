@@ -18,6 +18,7 @@ from memrl.runner.evaluation import Episodes, evaluate, summarise
 from memrl.runner.facts import Facts
 from memrl.runner.folder import RunFolder, versions, write_json
 from memrl.runner.group import Group
+from memrl.runner.layout import layout_of
 from memrl.runner.memory import describe_sizes, peak_memory, size_text, sizes_of
 from memrl.runner.metrics import RETURN, read_metrics
 from memrl.runner.pictures import curve_from_metrics, learning_curve
@@ -40,6 +41,8 @@ class RunOptions:
     """About how long Ctrl-C, the progress bar and metrics.csv may have to wait."""
     track: tuple[str, ...] = ("tensorboard",)
     """Where curves go besides metrics.csv: tensorboard, wandb."""
+    mesh: str | None = None
+    """Devices over which environments and seeds are split: data=4,seed=2. As many as can be used when not given."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -87,7 +90,8 @@ def open_runs(members: Sequence[Member], options: RunOptions, script: Path | Non
     """
     for name in options.track:
         TRACKERS[name]
-    group = Group(tuple(member.experiment for member in members))
+    first = members[0].experiment
+    group = Group(tuple(member.experiment for member in members), layout_of(first, options.mesh, len(members)))
     jax.eval_shape(
         group.assembly.agent.init, jax.random.key(0)
     )  # sizes that do not fit show before anything is written
@@ -131,7 +135,7 @@ def train_together(runs: Runs, options: RunOptions, watcher: Watcher) -> list[Me
 
 
 def _train(runs: Runs, options: RunOptions, watcher: Watcher) -> tuple[list[Record], Any]:
-    """From the start or the last checkpoints to the end; returns the records, and the group's states."""
+    """From the start or the last checkpoints to the end; returns the records, and the group's states on one device."""
     group, experiment = runs.group, runs.group.first
     total, steps_per_update = experiment.num_updates, experiment.agent.steps_per_update
     watcher.compiling()
@@ -142,9 +146,9 @@ def _train(runs: Runs, options: RunOptions, watcher: Watcher) -> tuple[list[Reco
         watcher.message(line)
     states = group.join(each)
     del each  # the program is given their memory
-    run_chunk = compile_chunk(group.update, group.seeds, states)
+    run_chunk = compile_chunk(group.update, group.seeds, states, group.layout)
     compile_seconds = time.monotonic() - started
-    watcher.message(f"compiled in {compile_seconds:.1f} s")
+    watcher.message(f"compiled in {compile_seconds:.1f} s for {group.layout}")
     watcher.training()
     chunk, saved_at = 1, time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -167,14 +171,16 @@ def _train(runs: Runs, options: RunOptions, watcher: Watcher) -> tuple[list[Reco
             stopped = bool(received) and update < total and not all(record.failure for record in records)
             now = time.monotonic()
             if stopped or update == total or now - saved_at >= options.checkpoint_seconds:
+                gathered = group.layout.gather(states)
                 for i, record in enumerate(records):
-                    record.save(group.part(states, i))
+                    record.save(group.part(gathered, i))
+                del gathered
                 saved_at = time.monotonic()
             if stopped:
                 watcher.message(f"stopped after update {update}; the same command with --resume continues")
                 raise Interrupted(received[0])
             chunk = max(1, min(LARGEST_CHUNK, int(options.chunk_seconds / max(seconds / count, 1e-6))))
-    return records, states
+    return records, group.layout.gather(states)
 
 
 def _restore(runs: Runs, watcher: Watcher) -> tuple[int, list[Any]]:

@@ -1,7 +1,6 @@
 """Tiny environments whose values and best policies are known, so that a failure names the broken part."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,9 +13,6 @@ from memrl.agents.ppo import PPO
 from memrl.envs.base import Task
 from memrl.envs.shared_starts import SharedStarts
 from memrl.spaces import Box, Discrete, MultiDiscrete
-
-# Compiling dwarfs running in these tests, so the compiler is asked to try less hard.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Rewards(NamedTuple):

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from probes import Erratic, Probe, Rewards, make_grpo, quick_jit
+from probes import Erratic, Probe, Rewards, make_grpo
+from quick import quick_jit
 
 from memrl import GRPOConfig, MemrlError, core_config, list_cores
 from memrl.agents.attempts import find_attempts, step_weights

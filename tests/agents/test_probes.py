@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Combination, Probe, Rewards, Target, make_ppo, quick_jit
+from probes import Combination, Probe, Rewards, Target, make_ppo
+from quick import quick_jit
 
 from memrl import GRUConfig, LSTMConfig, MLPConfig, PPOConfig, S5Config
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxprs import equations
-from probes import GRU, Erratic, Probe, Rewards, make_ppo, quick_jit
+from probes import GRU, Erratic, Probe, Rewards, make_ppo
+from quick import quick_jit
 
 from memrl import CoreConfig, PPOConfig, core_config, list_cores
 from memrl.agents.ppo import make_batch
@@ -245,8 +246,8 @@ def test_sequences_are_contiguous():
     """A wrong reshape mixes times or environments within a sequence."""
     x = jnp.array([[10 * time + env for env in range(2)] for time in range(6)])
     np.testing.assert_array_equal(to_sequences(x, 6), x)
-    np.testing.assert_array_equal(to_sequences(x, 3), [[0, 1, 30, 31], [10, 11, 40, 41], [20, 21, 50, 51]])
-    np.testing.assert_array_equal(to_sequences(x, 1), [[0, 1, 10, 11, 20, 21, 30, 31, 40, 41, 50, 51]])
+    np.testing.assert_array_equal(to_sequences(x, 3), [[0, 30, 1, 31], [10, 40, 11, 41], [20, 50, 21, 51]])
+    np.testing.assert_array_equal(to_sequences(x, 1), [[0, 10, 20, 30, 40, 50, 1, 11, 21, 31, 41, 51]])
     pixels = jnp.stack([x, -x], -1)
     np.testing.assert_array_equal(to_sequences(pixels, 3)[..., 1], -to_sequences(x, 3))
 
@@ -258,4 +259,4 @@ def test_each_sequence_comes_with_its_state():
     batch = make_batch(trajectory, Advantages(x, x), 3)
     np.testing.assert_array_equal(batch.transitions.observation, to_sequences(x, 3))
     np.testing.assert_array_equal(batch.advantages.advantage, to_sequences(x, 3))
-    np.testing.assert_array_equal(batch.states["h"], [[0, 0], [1, -1], [30, -30], [31, -31]])
+    np.testing.assert_array_equal(batch.states["h"], [[0, 0], [30, -30], [1, -1], [31, -31]])

@@ -13,6 +13,7 @@ from cores.numeric import assert_close, assert_finite, exact, normal, weighted_s
 from flax import nnx
 from jax import lax
 from jaxprs import equations
+from quick import quick_jit
 
 from memrl.cores import MemoryCore
 
@@ -22,9 +23,6 @@ ROUNDING = 2e-5  # float32: two orders of the same sums over T steps and D terms
 EXACT = 1e-6  # the same program on data that differ only where it must not matter
 BFLOAT16 = 0.03  # a few roundings of 2^-9 relative to the largest output, through gates with slopes up to 1
 LONG = 100_000
-
-# Compiling dwarfs running here, so the compiler is asked to try less hard.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def reset_patterns() -> dict[str, np.ndarray]:

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cores.core_contract import quick_jit
 from cores.numeric import assert_close, normal
 from flax import nnx
+from quick import quick_jit
 
 from memrl import make_core
 from memrl.cores.inner_window import Tokens, by_token, no_tokens, shares, tokens_of_chunks, windows, with_the_past

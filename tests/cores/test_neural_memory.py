@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cores.core_contract import quick_jit
 from cores.numeric import assert_close, normal
 from flax import nnx
 from jax import lax
 from jaxprs import equations
+from quick import quick_jit
 
 from memrl import MemrlError, list_cores, make_core
 from memrl.cores import CORES

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cores.core_contract import ROUNDING, quick_jit
+from cores.core_contract import ROUNDING
 from cores.numeric import assert_close, normal
 from flax import nnx
 from jaxprs import equations
+from quick import quick_jit
 
 from memrl import make_core
 from memrl.kernels import NewtonOptions

@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cores.core_contract import quick_jit
 from cores.numeric import assert_close
 from flax import nnx
+from quick import quick_jit
 
 from memrl import make_core
 

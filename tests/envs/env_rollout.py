@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from quick import quick_jit
 
 from memrl.envs.base import Task, step_key
 from memrl.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
@@ -38,10 +39,6 @@ class Played(NamedTuple):
             rows.append(count)
             count = np.where(done_t, 0, count)
         return np.stack(rows)
-
-
-# Compiling dwarfs running in these tests, so the compiler is asked to try less hard.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @partial(quick_jit, static_argnames=("env", "num_steps"))

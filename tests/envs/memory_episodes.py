@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from env_rollout import quick_jit
+from quick import quick_jit
 
 from memrl.envs import make_env
 from memrl.errors import MemrlError

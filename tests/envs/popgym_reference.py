@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from env_rollout import quick_jit
+from quick import quick_jit
 
 from memrl.envs import make_env
 

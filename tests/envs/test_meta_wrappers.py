@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from env_rollout import assert_in_space, quick_jit
+from env_rollout import assert_in_space
+from quick import quick_jit
 
 from memrl.envs import make_env
 from memrl.envs.base import Task

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from env_rollout import quick_jit
 from mazelib import Maze
 from mazelib.generate.HuntAndKill import HuntAndKill
 from popgym_reference import make_ours, make_reference
+from quick import quick_jit
 
 from memrl.envs.popgym.labyrinth import entrances, hunt_and_kill
 from memrl.envs.popgym.minesweeper import _subset

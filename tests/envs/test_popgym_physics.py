@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from env_rollout import quick_jit
 from popgym_reference import DIFFICULTIES, Episode, assert_same, make_ours, make_reference
+from quick import quick_jit
 
 from memrl.envs.popgym.cartpole import CartPoleState
 from memrl.envs.popgym.pendulum import MAX_TORQUE, PendulumState

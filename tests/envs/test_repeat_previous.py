@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from env_rollout import quick_jit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick import quick_jit
 
 from memrl.envs import make_env
 from memrl.envs.popgym.deck import draw, full_deck

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from env_rollout import quick_jit
 from memory_episodes import play, refusal
+from quick import quick_jit
 
 from memrl.envs.memory.tmaze import DOWN, LEFT, RIGHT, UP, TMazeActive, TMazeActiveParams
 

@@ -12,12 +12,12 @@ from cores.numeric import assert_close, assert_finite, exact, finite_differences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from quick import quick_jit
 
 from memrl import MemrlError
 
 T, B, N = 6, 2, 3
 FLOAT32 = 3e-6  # T roundings of 6e-8, through sums of 2N terms
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 every_backend = pytest.mark.parametrize("backend", ["reference", "xla", "newton", "interpret"])
 

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cell_checks import FLOAT32, quick_jit
+from cell_checks import FLOAT32
 from cores.numeric import assert_close, normal, weighted_sum
 from cuda import lowered_for
+from quick import quick_jit
 
 from memrl import MemrlError
 from memrl.kernels import backends, cells, gru_scan, lstm_scan

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cell_checks import mixed_resets, quick_jit
+from cell_checks import mixed_resets
 from chunked_checks import ChunkedChecks
 from cores.numeric import assert_close, exact, normal
 from cuda import lowered_for
+from quick import quick_jit
 
 from memrl import MemrlError
 from memrl.kernels import backends, gated_delta_rule, gated_delta_rule_triton

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cell_checks import mixed_resets, quick_jit
+from cell_checks import mixed_resets
 from chunked_checks import FLOAT32, B, ChunkedChecks, H, K, T, V
 from cores.numeric import assert_close, exact, normal
 from cuda import lowered_for
+from quick import quick_jit
 
 from memrl import MemrlError
 from memrl.kernels import backends, gated_linear_attention

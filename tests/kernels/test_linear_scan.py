@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from jax import lax
+from quick import quick_jit
 
 from memrl import MemrlError
 from memrl.kernels import backends, linear_scan
@@ -54,10 +55,6 @@ def naive(a, b, h0, reset, reverse=False):
         h = a[t] * np.where(reset[t][:, None], 0, h) + b[t]
         hs[t] = h
     return hs, h
-
-
-# Compiling dwarfs running here, so the compiler is asked to try less hard.
-quick_jit: Any = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.partial(quick_jit, static_argnames=("path", "reverse"))

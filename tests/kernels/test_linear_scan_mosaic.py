@@ -11,7 +11,8 @@ import pytest
 from cores.numeric import assert_close, assert_finite, weighted_sum
 from cuda import lowered_for
 from jax.interpreters import mlir
-from test_linear_scan import FLOAT32, KINDS, mixed_resets, problem, quick_jit
+from quick import quick_jit
+from test_linear_scan import FLOAT32, KINDS, mixed_resets, problem
 
 from memrl import MemrlError
 from memrl.kernels import backends, linear_scan, linear_scan_mosaic

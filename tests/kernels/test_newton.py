@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cell_checks import quick_jit
 from cores.numeric import assert_close, normal
+from quick import quick_jit
 
 from memrl import MemrlError
 from memrl.kernels import NewtonOptions, cells, gru_scan, lstm_scan

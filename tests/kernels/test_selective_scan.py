@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cell_checks import mixed_resets, quick_jit
+from cell_checks import mixed_resets
 from cores.numeric import assert_close, assert_finite, exact, finite_differences, normal, weighted_sum
 from cuda import lowered_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from quick import quick_jit
 
 from memrl import MemrlError
 from memrl.kernels import backends, selective_scan, selective_scan_triton

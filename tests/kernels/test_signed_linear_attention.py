@@ -5,9 +5,10 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cell_checks import mixed_resets, quick_jit
+from cell_checks import mixed_resets
 from chunked_checks import FLOAT32, NONE, B, ChunkedChecks, H, K, T, V
 from cores.numeric import assert_close, normal
+from quick import quick_jit
 
 from memrl import MemrlError
 from memrl.kernels import gated_linear_attention, signed_linear_attention

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cores.core_references import with_its_source
 from flax import nnx
+from quick import quick_jit
 
 from memrl import ActorCritic, NetworkConfig, core_config, list_cores
 from memrl.networks import rows_alike, unroll_groups
@@ -42,7 +43,7 @@ def test_it_equals_the_plain_pass(core):
     graphdef, params = nnx.split(make(jax.random.key(0)))
     weights = jnp.array(np.random.default_rng(1).standard_normal((T, B, 4)), jnp.float32)
 
-    @partial(jax.jit, static_argnames=("prefix",), compiler_options={"xla_backend_optimization_level": 0})
+    @partial(quick_jit, static_argnames=("prefix",))
     def run(prefix, params):
         def loss(params):
             output: Any = unroll_groups(nnx.merge(graphdef, params), xs, resets, G, prefix)
