@@ -94,7 +94,7 @@ class Group:
         varied = Varied(numbers, joined)
         if self.layout.mesh is None:
             return varied
-        marks = Varied(dict.fromkeys(numbers, False), self.assembly.agent.has_environments(joined))
+        marks = Varied(jax.tree.map(lambda _: False, numbers), self.assembly.agent.has_environments(joined))
         return jax.device_put(varied, self.layout.shardings(marks))
 
     def part(self, states: Any, index: int) -> Any:

@@ -7,6 +7,7 @@ rounding.
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,10 +27,13 @@ class Layout:
     mesh: Mesh | None = None
 
     def __str__(self) -> str:
-        if self.mesh is None:
-            return f"1 {jax.default_backend()} device"
-        sizes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
-        return f"{self.mesh.size} {jax.default_backend()} devices: {sizes}"
+        devices = f"{math.prod(self.sizes)} {jax.default_backend()} device"
+        return devices if self.mesh is None else f"{devices}s, data={self.sizes[0]}, seed={self.sizes[1]}"
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Devices along data and along seed."""
+        return (1, 1) if self.mesh is None else (self.mesh.shape[DATA], self.mesh.shape[SEED])
 
     def over_seeds(self, function: Callable[..., Any], seeds: int) -> Callable[..., Any]:
         """`function` over a leading seed axis S; for a single seed without the cost of batched matrix products."""
