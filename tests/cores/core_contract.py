@@ -18,7 +18,7 @@ from quick import quick_jit
 from memrl.cores import MemoryCore
 
 T, B, D = 12, 3, 8
-PIECES = (1, 4, 7)
+PIECES = (1, 11)  # each length is a program of its own
 ROUNDING = 2e-5  # float32: two orders of the same sums over T steps and D terms
 EXACT = 1e-6  # the same program on data that differ only where it must not matter
 BFLOAT16 = 0.03  # a few roundings of 2^-9 relative to the largest output, through gates with slopes up to 1
@@ -217,7 +217,7 @@ class CoreContract:
         together = quick_jit(jax.vmap(new_parameters))(keys)
         for i, key in enumerate(keys):
             one = jax.tree.map(lambda x, i=i: x[i], together)
-            assert_close(one, quick_jit(new_parameters)(key), ROUNDING)
+            assert_close(one, new_parameters(key), ROUNDING)
         # Batched factorisations can hang on the CPU: see `memrl.cores.base.orthogonal`.
         jaxpr = jax.make_jaxpr(jax.vmap(new_parameters))(keys).jaxpr
         assert all(e.outvars[0].aval.ndim == 2 for e in equations(jaxpr) if e.primitive.name == "qr")
@@ -347,6 +347,7 @@ class CoreContract:
 
     # 7. Episodes that never end.
 
+    @pytest.mark.slow
     def test_long_episodes_stay_finite(self, long_case: Case):
         case = long_case
 
@@ -387,10 +388,10 @@ def assert_equals_reference(case: Case, reference: Reference, resets: np.ndarray
     assert_close((run.ys, run.state), evaluate(tree), ROUNDING)
     state_gradients = with_inexact_leaves(case.state, list(run.gradients.state))
     gradients = (nnx.to_pure_dict(run.gradients.params), state_gradients, run.gradients.xs)
-    assert_gradient(loss, tree, gradients)
+    assert_gradient(loss, tree, gradients, directions=4 if resets is PATTERNS["mixed"] else 1)
 
 
-def assert_gradient(loss: Callable[[Any], float], tree: Any, gradients: Any, directions: int = 4) -> None:
+def assert_gradient(loss: Callable[[Any], float], tree: Any, gradients: Any, directions: int) -> None:
     """The gradient's slope along random unit directions, leaf by leaf, is that of central differences."""
     rng, epsilon = np.random.default_rng(0), 1e-5
     leaves, structure = jax.tree.flatten(tree)

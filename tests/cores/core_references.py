@@ -3,7 +3,7 @@
 Such a file has a function `reference`: it takes the core's configuration, its parameters by name, a state, `xs`
 [T, B, D] and `resets` [T, B], and gives `ys` and the last state; everything is float64 or complex128. It may also have
 
-    VARIANTS  hyperparameters to test besides the defaults; only the first, against the reference, is no slow test
+    VARIANTS  hyperparameters to test besides the defaults, in slow tests
     BEFORE    name of the core in the layer before, where the core needs one; the two are then tested as a stack without
               norms and residuals, whose parameters and state the reference takes
     SAME_AS   name of the core whose code it runs with other hyperparameters: of this one only the equations are tested

@@ -50,7 +50,7 @@ class TestContract(CoreContract):
     def case(self, request):
         return make_case(*request.param)
 
-    @pytest.fixture(params=cases(quick=2))
+    @pytest.fixture(params=cases(quick=1))
     def case_of_equations(self, request):
         return make_case(*request.param)
 

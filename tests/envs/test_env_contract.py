@@ -31,11 +31,16 @@ STATISTICS_OUTLIVE_EPISODES = {"gymnax/DeepSea-bsuite": ("total_bad_episodes", "
 def contract_envs():
     for name in list_envs():
         marks = [pytest.mark.skip(reason=SKIPPED[name])] if name in SKIPPED else []
-        marks += [pytest.mark.slow] if name in SLOW else []
+        marks += [pytest.mark.slow] if name in SLOW or is_larger(name) else []
         yield pytest.param(name, marks=marks, id=name)
     for package, name in OPTIONAL.items():
         absent = importlib.util.find_spec(package) is None
         yield pytest.param(name, marks=pytest.mark.skipif(absent, reason=f"{package} is not installed"), id=name)
+
+
+def is_larger(name: str) -> bool:
+    """Whether it is one of POPGym's at another size than the Easy one."""
+    return name.startswith("popgym/") and name.endswith(("Medium", "Hard"))
 
 
 class Case:

@@ -12,7 +12,7 @@ from cores.numeric import assert_close, assert_finite, exact, finite_differences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl import MemrlError
 
@@ -99,7 +99,7 @@ class CellChecks:
     @every_backend
     def test_no_resets_is_the_default(self, backend):
         arguments, _ = self.problem()
-        h, last = quick_jit(functools.partial(type(self).scan, backend=backend))(*arguments)
+        h, last = precise_jit(functools.partial(type(self).scan, backend=backend))(*arguments)
         assert_close((h, *jax.tree.leaves(last)), self.naive(*arguments, reset=NONE), FLOAT32)
 
     @every_backend
@@ -187,7 +187,7 @@ class CellChecks:
 
 @functools.cache
 def _runner(scan):
-    @functools.partial(quick_jit, static_argnames="backend")
+    @functools.partial(precise_jit, static_argnames="backend")
     def run(arguments, weights, reset, *, backend):
         def loss(arguments):
             h, last = scan(*arguments, reset, backend=backend)

@@ -13,7 +13,7 @@ from cores.numeric import assert_close, assert_finite, exact, finite_differences
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl import MemrlError
 
@@ -106,7 +106,7 @@ class ChunkedChecks:
 
     def test_zero_state_and_no_reset_are_the_default(self, backend):
         sequences, s0, _ = self.problem()
-        run = quick_jit(functools.partial(self.kernel, backend=backend))
+        run = precise_jit(functools.partial(self.kernel, backend=backend))
         assert_close(run(**sequences), self.naive(sequences, 0 * s0, NONE), FLOAT32)
 
     @pytest.mark.parametrize("poison", [np.nan, np.inf])
@@ -232,7 +232,7 @@ class ChunkedChecks:
 
 @functools.cache
 def _runner(kernel):
-    @functools.partial(quick_jit, static_argnames=("backend", "chunk_size"))
+    @functools.partial(precise_jit, static_argnames=("backend", "chunk_size"))
     def run(sequences, s0, weights, reset, *, backend, chunk_size):
         def loss(arguments):
             sequences, s0 = arguments

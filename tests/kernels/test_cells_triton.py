@@ -10,7 +10,7 @@ import pytest
 from cell_checks import FLOAT32
 from cores.numeric import assert_close, normal, weighted_sum
 from cuda import lowered_for
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl import MemrlError
 from memrl.kernels import backends, cells, gru_scan, lstm_scan
@@ -103,7 +103,7 @@ def test_tiles_hang_over_every_edge(cell, T, B, N):
     """Rows that are no multiple of a tile's, widths that are no power of two, some steps."""
     arguments, reset = problem(cell, T, B, N)
     reset = None if T == 2 else reset
-    run = quick_jit(values_and_gradients, static_argnums=(0, 1))
+    run = precise_jit(values_and_gradients, static_argnums=(0, 1))
     assert_close(run(cell, "interpret", arguments, reset), run(cell, "reference", arguments, reset), FLOAT32)
 
 

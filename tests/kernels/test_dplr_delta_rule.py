@@ -11,7 +11,7 @@ from cell_checks import mixed_resets
 from chunked_checks import ChunkedChecks
 from cores.numeric import assert_close, exact, normal
 from jaxprs import equations
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl import MemrlError
 from memrl.kernels import dplr_delta_rule, gated_delta_rule
@@ -94,7 +94,7 @@ def test_decays_below_the_bound_count_as_the_bound(backend, bound):
     sequences = {name: given[name] for name in ("q", "k", "v", "a", "b")}
     sequences["log_decay"] = np.maximum(given["log_decay"], bound)
     expected = DPLR().naive(exact(sequences), exact(given["s0"]), given["reset"])
-    run = quick_jit(functools.partial(dplr_delta_rule, least_log_decay=bound, backend=backend))
+    run = precise_jit(functools.partial(dplr_delta_rule, least_log_decay=bound, backend=backend))
     assert_close(run(**given), expected, 1e-5)
 
 

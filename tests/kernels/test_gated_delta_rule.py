@@ -11,7 +11,7 @@ from cell_checks import mixed_resets
 from chunked_checks import ChunkedChecks
 from cores.numeric import assert_close, exact, normal
 from cuda import lowered_for
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl import MemrlError
 from memrl.kernels import backends, gated_delta_rule, gated_delta_rule_triton
@@ -57,7 +57,7 @@ class TestOneStep(DeltaRule):
     def test_no_decay_is_the_default(self):
         sequences, s0, _ = self.problem()
         del sequences["log_decay"]
-        actual = quick_jit(gated_delta_rule)(**sequences, s0=s0)
+        actual = precise_jit(gated_delta_rule)(**sequences, s0=s0)
         zeros = {"log_decay": np.zeros(sequences["beta"].shape)}
         assert_close(actual, self.naive(sequences | zeros, s0, np.zeros((7, 2), bool)), 1e-5)
 

@@ -10,7 +10,7 @@ from cell_checks import mixed_resets
 from chunked_checks import FLOAT32, B, ChunkedChecks, H, K, T, V
 from cores.numeric import assert_close, exact, normal
 from cuda import lowered_for
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl import MemrlError
 from memrl.kernels import backends, gated_linear_attention
@@ -39,7 +39,7 @@ class ByHead(ChunkedChecks):
         sequences["log_decay"] = np.where(strong, np.float32(-strength), sequences["log_decay"])
         expected = self.naive(exact(sequences), s0, np.zeros((64, 2), bool))
         assert_close(
-            quick_jit(functools.partial(gated_linear_attention, backend=backend))(**sequences, s0=s0),
+            precise_jit(functools.partial(gated_linear_attention, backend=backend))(**sequences, s0=s0),
             expected,
             tolerance,
         )

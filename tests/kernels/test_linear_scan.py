@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from jax import lax
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl import MemrlError
 from memrl.kernels import backends, linear_scan
@@ -57,7 +57,7 @@ def naive(a, b, h0, reset, reverse=False):
     return hs, h
 
 
-@functools.partial(quick_jit, static_argnames=("path", "reverse"))
+@functools.partial(precise_jit, static_argnames=("path", "reverse"))
 def values_and_gradients(a, b, h0, reset, weights, *, path, reverse=False):
     def loss(a, b, h0):
         outputs = call(path, a, b, h0, reset, reverse=reverse)
@@ -124,7 +124,7 @@ def test_sizes_at_the_edge(path, shape):
 def test_defaults_are_zero_state_and_no_reset(path):
     a, b, h0, _ = problem()
     none = np.zeros((T, B), bool)
-    run = quick_jit(functools.partial(call, path))
+    run = precise_jit(functools.partial(call, path))
     assert_close(run(a, b), naive(a, b, 0 * h0, none), FLOAT32)
     assert_close(run(a, b, h0), naive(a, b, h0, none), FLOAT32)
     assert_close(run(a, b, reset=mixed_resets()), naive(a, b, 0 * h0, mixed_resets()), FLOAT32)

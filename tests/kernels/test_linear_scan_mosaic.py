@@ -11,7 +11,7 @@ import pytest
 from cores.numeric import assert_close, assert_finite, weighted_sum
 from cuda import lowered_for
 from jax.interpreters import mlir
-from quick import quick_jit
+from quick import precise_jit
 from test_linear_scan import FLOAT32, KINDS, mixed_resets, problem
 
 from memrl import MemrlError
@@ -57,7 +57,7 @@ def values_and_gradients(run, a, b, h0, reset, weights, reverse=False):
         outputs = run(a, b, h0, reset, reverse=reverse)
         return weighted_sum(jnp, outputs, weights), outputs
 
-    (_, outputs), gradients = quick_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(a, b, h0)
+    (_, outputs), gradients = precise_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(a, b, h0)
     return outputs, gradients
 
 

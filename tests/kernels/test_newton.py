@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cores.numeric import assert_close, normal
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl import MemrlError
 from memrl.kernels import NewtonOptions, cells, gru_scan, lstm_scan
@@ -32,7 +32,7 @@ def gradients(cell: str, backend: str, options: NewtonOptions, arguments: Any, r
         h, last = CELLS[cell][0](*arguments, reset, backend=backend, newton=options)
         return jnp.sum(jnp.sin(3 * h)) + sum(map(jnp.sum, jax.tree.leaves(last))), h
 
-    return quick_jit(jax.value_and_grad(loss, has_aux=True))(arguments)
+    return precise_jit(jax.value_and_grad(loss, has_aux=True))(arguments)
 
 
 @every_cell

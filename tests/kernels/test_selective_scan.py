@@ -14,7 +14,7 @@ from cuda import lowered_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl import MemrlError
 from memrl.kernels import backends, selective_scan, selective_scan_triton
@@ -67,7 +67,7 @@ def naive(x, dt, A, B, C, D, h0, reset) -> Any:
     return y, h
 
 
-@functools.partial(quick_jit, static_argnames="backend")
+@functools.partial(precise_jit, static_argnames="backend")
 def run(arguments, weights, reset, *, backend):
     def loss(arguments):
         outputs = selective_scan(**arguments, reset=reset, backend=backend)
@@ -123,7 +123,7 @@ def test_defaults_are_zero_state_no_skip_and_no_reset(backend):
     arguments, _ = problem()
     del arguments["D"], arguments["h0"]
     zeros = {"D": np.zeros(D), "h0": np.zeros((B, D, N))}
-    actual = quick_jit(functools.partial(selective_scan, backend=backend))(**arguments)
+    actual = precise_jit(functools.partial(selective_scan, backend=backend))(**arguments)
     assert_close(actual, naive(**arguments, **zeros, reset=NONE), FLOAT32)
 
 

@@ -8,7 +8,7 @@ import pytest
 from cell_checks import mixed_resets
 from chunked_checks import FLOAT32, NONE, B, ChunkedChecks, H, K, T, V
 from cores.numeric import assert_close, normal
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl import MemrlError
 from memrl.kernels import gated_linear_attention, signed_linear_attention
@@ -37,14 +37,14 @@ class TestSignedLinearAttention(ChunkedChecks):
         reset = jnp.asarray(mixed_resets(T, B))
         decay = jnp.abs(sequences.pop("decay"))
         expected = gated_linear_attention(**sequences, log_decay=jnp.log(decay)[..., None], s0=s0, reset=reset)
-        run = quick_jit(functools.partial(signed_linear_attention, backend=backend))
+        run = precise_jit(functools.partial(signed_linear_attention, backend=backend))
         assert_close(run(**sequences, decay=decay, s0=s0, reset=reset), expected, FLOAT32)
 
     def test_signs_remember_a_parity(self, backend):
         """What a positive decay cannot do: the state's sign is that of the number of ones so far."""
         bits = np.random.default_rng(0).integers(0, 2, (300, 1, 1))
         ones = np.ones((300, 1, 1, 1), np.float32)
-        run = quick_jit(functools.partial(signed_linear_attention, backend=backend))
+        run = precise_jit(functools.partial(signed_linear_attention, backend=backend))
         o, _ = run(ones, 0 * ones, ones, (1 - 2 * bits).astype(np.float32), s0=jnp.ones((1, 1, 1, 1)))
         assert_close(o[:, 0, 0, 0], (1 - 2 * (np.cumsum(bits) % 2)).astype(np.float32), 0)
 
