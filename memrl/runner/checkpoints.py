@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,13 +53,18 @@ class Checkpoints:
 
         Leaves may be arrays of any dtype and shape, typed random keys, and Python numbers. Afterwards only
         the newest `keep` checkpoints up to `update` are left: later ones belong to an abandoned future.
+        Raises `OSError` where the system refuses; earlier checkpoints stay.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_temporary_folders()
         temporary = self.folder / f"{_TEMPORARY}{os.getpid()}_{update}"
         temporary.mkdir()
-        _write_state(temporary / _STATE, state)
-        _write_manifest(temporary, state)
+        try:
+            _write_state(temporary / _STATE, state)
+            _write_manifest(temporary, state)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # where the disk is full, it is in the way
+            raise
         target = self._path(update)
         if target.exists():
             self._remove(target)
@@ -117,8 +123,14 @@ def _write_state(path: Path, state: PyTree) -> None:
     import orbax.checkpoint as ocp
 
     arrays = {name: _plain_array(leaf) for name, leaf in _stored(jax.tree.leaves(state)).items()}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
+    except ValueError as error:  # TensorStore's, which quotes the system's
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def _read_state(path: Path, like: PyTree) -> PyTree:

@@ -120,7 +120,18 @@ def train_together(runs: Runs, options: RunOptions, watcher: Watcher) -> list[Me
 
     Raises:
         Interrupted: after SIGINT or SIGTERM; the states are saved.
+        MemrlError: where the system refuses to write.
     """
+    try:
+        return _train_and_evaluate(runs, options, watcher)
+    except OSError as error:
+        raise MemrlError(
+            f"{error.filename or runs.folders[0].path}: {error.strerror or error}; what was written before is whole, "
+            "and the run can be resumed"
+        ) from error
+
+
+def _train_and_evaluate(runs: Runs, options: RunOptions, watcher: Watcher) -> list[MemrlError | None]:
     records, states = _train(runs, options, watcher)
     finished = [i for i, record in enumerate(records) if not record.failure]
     if finished:

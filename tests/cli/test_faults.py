@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -123,6 +124,26 @@ def test_interrupt_saves_and_resumes(folder: Path, undisturbed: Path):
     assert len(Checkpoints(run / "checkpoints").updates()) == 1
     assert finish(start(folder, *slow, "--out", "interrupted", "--resume"))[0] == 0
     assert list(same_files(undisturbed, run)) == []
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+def test_a_full_disk_stops_the_run_and_loses_nothing(folder: Path, undisturbed: Path):
+    """From some moment on no file may grow, as on a disk without space."""
+    process = start(folder, *COMMAND, "--out", "full")
+    wait_for_update(folder / "full", 3)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, 1))
+    code, output, error = finish(process)
+    assert code == 2, error
+    assert error.startswith("memrl: full")
+    assert "File too large; what was written before is whole" in error
+    assert error.count("\n") == 1, error
+    assert output == ""
+    assert Checkpoints(folder / "full/checkpoints").updates()
+    assert not list(folder.glob("full/checkpoints/.tmp_*"))
+    code, _, error = finish(start(folder, *COMMAND, "--out", "full", "--resume"))
+    assert code == 0, error
+    for name in ("metrics.csv", "evaluation.json"):
+        assert (folder / "full" / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
 def test_damaged_checkpoint_is_skipped(folder: Path, undisturbed: Path):

@@ -95,8 +95,18 @@ def actions_of_both(saved: SavedRun, policy: memrl.Policy, batch_size: int, step
     return np.stack(actions), np.stack(others), np.stack(resets)
 
 
-ALIKE = [("gru",), ("s5",), ("window_attention",), ("gtrxl",), ("titans",), ("s5", "gmu")]
-SLOW = [("lstm",), ("mamba",), ("gated_deltanet",), ("titans_mac",), ("atlas",), ("lmu",), ("rwkv7",)]
+ALIKE = [("gru",), ("s5",), ("gtrxl",), ("s5", "gmu")]
+SLOW = [
+    ("window_attention",),
+    ("titans",),
+    ("lstm",),
+    ("mamba",),
+    ("gated_deltanet",),
+    ("titans_mac",),
+    ("atlas",),
+    ("lmu",),
+    ("rwkv7",),
+]
 
 
 @pytest.mark.parametrize("cores", [*ALIKE, *(pytest.param(cores, marks=pytest.mark.slow) for cores in SLOW)], ids=str)
