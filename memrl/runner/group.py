@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from memrl.agents import Agent, AgentConfig
+from memrl.envs.wrappers import unwrapped
 from memrl.errors import check
 from memrl.experiment import Assembly, Experiment, assemble, experiment_to_json
-from memrl.runner.layout import ONE_DEVICE, Layout
+from memrl.runner.layout import ONE_DEVICE, Layout, layout_of
 from memrl.runner.program import initial_states
 from memrl.types import Array
 
@@ -44,7 +45,7 @@ class Group:
     """
 
     experiments: tuple[Experiment, ...]
-    layout: Layout = ONE_DEVICE
+    mesh: str | None = None  # see `memrl.runner.layout`
 
     def __post_init__(self) -> None:
         """Raises `MemrlError` for experiments that one program cannot train."""
@@ -69,6 +70,16 @@ class Group:
             MemrlError: for anything in the experiment that cannot be made.
         """
         return assemble(self.first)
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Where the group lies.
+
+        Raises:
+            MemrlError: for a mesh that does not fit.
+        """
+        on_host = getattr(unwrapped(self.assembly.env), "on_host", False)
+        return layout_of(self.first, self.mesh, len(self.experiments), on_host=on_host)
 
     @property
     def update(self) -> Callable[[Any], tuple[Any, dict[str, Array]]]:

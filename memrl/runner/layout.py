@@ -76,19 +76,22 @@ class Layout:
 ONE_DEVICE = Layout()
 
 
-def layout_of(experiment: Experiment, mesh: str | None, experiments: int = 1) -> Layout:
+def layout_of(experiment: Experiment, mesh: str | None, experiments: int = 1, *, on_host: bool = False) -> Layout:
     """The layout that is asked for, or one over as many devices as can be used.
 
     Args:
         experiment: what is to be trained.
         mesh: the sizes of its axes, "data=4,seed=2"; an axis that is not named has size 1.
         experiments: how many of the same shape are trained side by side.
+        on_host: the environment lives on the host, beside one device.
 
     Raises:
         MemrlError: for a mesh that is not one, does not fit the devices or does not divide the experiment.
     """
     devices = jax.devices()
     seeds, parts = experiments * experiment.seeds, experiment.agent.parts
+    if mesh is None and on_host:
+        return ONE_DEVICE
     if mesh is None:
         data, seed = _largest(len(devices), parts, seeds)
         return ONE_DEVICE if data * seed == 1 else _over(devices[: data * seed], data, seed)
@@ -97,6 +100,10 @@ def layout_of(experiment: Experiment, mesh: str | None, experiments: int = 1) ->
     check(
         data * seed == len(devices),
         f"mesh is {mesh!r}, {data * seed} devices, expected as many as there are: {len(devices)}",
+    )
+    check(
+        not on_host or data * seed == 1,
+        f"mesh is {mesh!r} with {experiment.env}, which runs on the host, expected data=1,seed=1",
     )
     check(
         parts % data == 0,

@@ -18,7 +18,6 @@ from memrl.runner.evaluation import Episodes, evaluate, summarise
 from memrl.runner.facts import Facts
 from memrl.runner.folder import RunFolder, versions, write_json
 from memrl.runner.group import Group
-from memrl.runner.layout import layout_of
 from memrl.runner.memory import describe_sizes, peak_memory, size_text, sizes_of
 from memrl.runner.metrics import RETURN, read_metrics
 from memrl.runner.pictures import curve_from_metrics, learning_curve
@@ -90,8 +89,8 @@ def open_runs(members: Sequence[Member], options: RunOptions, script: Path | Non
     """
     for name in options.track:
         TRACKERS[name]
-    first = members[0].experiment
-    group = Group(tuple(member.experiment for member in members), layout_of(first, options.mesh, len(members)))
+    group = Group(tuple(member.experiment for member in members), options.mesh)
+    _ = group.layout  # a mesh that does not fit shows before anything is written
     jax.eval_shape(
         group.assembly.agent.init, jax.random.key(0)
     )  # sizes that do not fit show before anything is written

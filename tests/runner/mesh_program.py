@@ -123,6 +123,9 @@ def check_mistakes():
     ):
         with pytest.raises(MemrlError, match=f"mesh is '{mesh}'.*{expected}"):
             layout_of(experiment, mesh)
+    with pytest.raises(MemrlError, match="mesh is 'data=8' with memory/TMaze, which runs on the host"):
+        layout_of(experiment_of("gru"), "data=8", on_host=True)
+    assert layout_of(experiment_of("gru"), None, on_host=True).sizes == (1, 1)
 
 
 def check_groups():
@@ -132,7 +135,7 @@ def check_groups():
         for rate in (1e-3, 1e-2)
     ]
     expected = [train(experiment, Layout())[0] for experiment in experiments]
-    group = Group(tuple(experiments), layout_of(experiments[0], "data=4,seed=2", experiments=2))
+    group = Group(tuple(experiments), "data=4,seed=2")
     states = group.join([group.first_states()] * 2)
     states, _ = compile_chunk(group.update, group.seeds, states, group.layout)(states, UPDATES)
     for i, one in enumerate(expected):
