@@ -80,12 +80,12 @@ def make(name="titans", **hyperparameters) -> Any:
 def test_rows_may_be_at_phases_of_their_own(name):
     core, rng = make(name), np.random.default_rng(0)
     before, xs = normal(rng, (3, 3, 8)), normal(rng, (9, 3, 8))
-    unroll = jax.jit(core.unroll)
+    unroll = quick_jit(core.unroll)
     rows = []
     for row, steps in enumerate([0, 1, 3]):
         state = core.initial_state(1)
         if steps:
-            state, _ = core.unroll(state, before[:steps, row : row + 1], jnp.zeros((steps, 1), bool))
+            state, _ = unroll(state, before[:steps, row : row + 1], jnp.zeros((steps, 1), bool))
         rows.append((state, unroll(state, xs[:, row : row + 1], jnp.zeros((9, 1), bool))))
     state = jax.tree.map(lambda *x: jnp.concatenate(x), *(state for state, _ in rows))
     last, ys = unroll(state, xs, jnp.zeros((9, 3), bool))
@@ -98,9 +98,10 @@ def test_rows_may_be_at_phases_of_their_own(name):
 
 def test_an_episode_may_begin_without_a_reset():
     core, x = make(), jnp.ones((2, 8))
-    _, fresh = core.step(core.initial_state(2), x, jnp.zeros(2, bool))
-    state, _ = core.step(core.initial_state(2), -x, jnp.zeros(2, bool))
-    _, again = core.step(state, x, jnp.ones(2, bool))
+    step = quick_jit(core.step)
+    _, fresh = step(core.initial_state(2), x, jnp.zeros(2, bool))
+    state, _ = step(core.initial_state(2), -x, jnp.zeros(2, bool))
+    _, again = step(state, x, jnp.ones(2, bool))
     assert_close(again, fresh, 1e-6)
 
 
@@ -113,9 +114,10 @@ def test_the_metric_is_the_mean_loss_before_each_step_is_learnt():
     core.project.bias[...] = core.project.bias[...].at[4:6].set(1.0)
     xs, resets = jnp.ones((3, 2, 8)), jnp.zeros((3, 2), bool)
     assert core.metrics == ("inner_loss",)
-    _, _, (_, metrics) = core.unroll_with_extras(core.initial_state(2), xs, resets)
+    unroll = quick_jit(core.unroll_with_extras)
+    _, _, (_, metrics) = unroll(core.initial_state(2), xs, resets)
     assert metrics["inner_loss"] == pytest.approx(1.0688933, rel=1e-6)
-    _, _, (_, metrics) = core.unroll_with_extras(core.initial_state(2), xs[:1], resets[:1])
+    _, _, (_, metrics) = unroll(core.initial_state(2), xs[:1], resets[:1])
     assert metrics["inner_loss"] == pytest.approx(1.0688933, rel=1e-6)
 
 
@@ -272,13 +274,13 @@ def test_its_simplest_member_is_the_delta_rule(gated):
     else:
         steps = Steps(q, k, v, beta / 2, none, none, none)
     state = InnerState((start,), (start,), (), jnp.zeros(B, jnp.int32))
-    last, ys, losses = loop.unroll(state, steps, resets)
+    last, ys, losses = quick_jit(loop.unroll)(state, steps, resets)
 
     def heads(x):
         return x[:, :, None]
 
     log_decay = heads(decay) if gated else None
-    o, s = gated_delta_rule(
+    o, s = quick_jit(gated_delta_rule)(
         heads(q), heads(k)[None], heads(v)[None], heads(beta)[None], log_decay, s0=start[:, None], reset=resets
     )
     assert_close(ys, o[:, :, 0], 2e-6)
