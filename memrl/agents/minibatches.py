@@ -34,8 +34,8 @@ def take(x: Array, chosen: Array, axis: int, rows: int = 1) -> Array:
     Returns:
         `x` with K items along `axis`.
     """
-    before, after = x.shape[:axis], x.shape[axis + 1 :]
-    blocks = x.reshape(*before, len(chosen), -1, rows, *after)
-    places = chosen.reshape((1,) * axis + (-1, 1, 1) + (1,) * len(after))
+    before, after, K = x.shape[:axis], x.shape[axis + 1 :], len(chosen)
+    blocks = x.reshape(*before, K, x.shape[axis] // (K * rows), rows, *after)
+    places = chosen.reshape((1,) * axis + (K, 1, 1) + (1,) * len(after))
     items = jnp.take_along_axis(blocks, places, axis + 1, mode="clip")
-    return items.reshape(*before, -1, *after)
+    return items.reshape(*before, K * rows, *after)

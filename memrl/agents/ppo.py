@@ -275,7 +275,9 @@ def make_batch(trajectory: Trajectory, advantages: Advantages, chunk_length: int
     transitions, advantages = jax.tree.map(
         lambda x: to_sequences(x, chunk_length), (trajectory.transitions, advantages)
     )
-    states = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), trajectory.chunk_states)
+    states = jax.tree.map(
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:]), trajectory.chunk_states
+    )
     return Batch(transitions, advantages, states)
 
 

@@ -15,6 +15,7 @@ def test_take_by_hand():
     np.testing.assert_array_equal(take(items[0], chosen, axis=0), [1, 5])
     pixels = jnp.stack([items, -items], -1)
     np.testing.assert_array_equal(take(pixels, chosen, axis=1)[..., 1], [[-1, -5], [-11, -15]])
+    assert take(jnp.zeros((6, 3, 0)), chosen, axis=0).shape == (2, 3, 0)
 
 
 def test_take_items_of_several_rows():
