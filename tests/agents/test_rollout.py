@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cores.core_references import reference_of
 from jaxprs import equations
 from probes import GRU, Erratic, Probe, Rewards, make_ppo
 from quick import quick_jit
@@ -59,7 +60,10 @@ def replay(network, states, transitions):
     return output.policy.log_prob(transitions.action) - transitions.log_prob, output.value - transitions.value
 
 
-@pytest.mark.parametrize("core", list_cores())
+@pytest.mark.parametrize(
+    "core",
+    [pytest.param(core, marks=[pytest.mark.slow] if reference_of(core).same_as else []) for core in list_cores()],
+)
 def test_replay_equals_the_rollout(core):
     """Training from post-step memory states, or with resets a step off: ratios would not be one."""
     config = core_config(core)
