@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl.envs.base import Task, step_key
 from memrl.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
@@ -41,7 +41,7 @@ class Played(NamedTuple):
         return np.stack(rows)
 
 
-@partial(quick_jit, static_argnames=("env", "num_steps"))
+@partial(precise_jit, static_argnames=("env", "num_steps"))
 def _play(env, params, keys, num_steps):
     actions = env.action_space(params)
 

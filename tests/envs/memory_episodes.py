@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl.envs import make_env
 from memrl.errors import MemrlError
 
 
-@partial(quick_jit, static_argnames=("env",))
+@partial(precise_jit, static_argnames=("env",))
 def _reset(env, params, keys):
     return jax.vmap(env.reset, in_axes=(0, None))(keys, params)
 
 
-@partial(quick_jit, static_argnames=("env",))
+@partial(precise_jit, static_argnames=("env",))
 def _step(env, params, keys, state, actions):
     return jax.vmap(env.step, in_axes=(0, 0, 0, None))(keys, state, actions, params)
 
@@ -58,7 +58,7 @@ def best_reactive_return(name, batch=4000, seed=0, **options) -> float:
     env, params = make_env(name, **options)
     num_actions, horizon = env.action_space(params).n, params.max_steps_in_episode  # pyright: ignore
 
-    @quick_jit
+    @precise_jit
     def episode(key, action):
         first, state = env.reset(key, params)
 

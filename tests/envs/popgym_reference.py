@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl.envs import make_env
 
@@ -92,7 +92,7 @@ def play_ours(env, params, episodes: int, seed: int = 0) -> list[Played]:
 
 def play_ours_with(env, params, choose, seed: int = 0) -> Played:
     """One whole episode in which `choose(observation, state)` picks the actions."""
-    step = quick_jit(lambda key, state, action: _step(env, params, key, state, action))
+    step = precise_jit(lambda key, state, action: _step(env, params, key, state, action))
     first, start = env.reset_env(jax.random.key(seed), params)
     observation, state, actions, steps = as_array(first), start, [], []
     while not steps or not (steps[-1].terminated or steps[-1].truncated):
@@ -114,7 +114,7 @@ def _step(env, params, key, state, action):
     return state, Episode(observation, reward, terminated, env.is_truncated(state, params))
 
 
-@partial(quick_jit, static_argnums=(0, 1))
+@partial(precise_jit, static_argnums=(0, 1))
 def _play(env, limit, params, keys):
     def step(state, key):
         step_key, action_key = jax.random.split(key)

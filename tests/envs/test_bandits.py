@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl.envs import make_env
 from memrl.errors import MemrlError
@@ -19,7 +19,7 @@ def made(name, **options):
     return make_env(f"meta/{name}", **options)
 
 
-@partial(quick_jit, static_argnames=("env", "choose", "num_steps"))
+@partial(precise_jit, static_argnames=("env", "choose", "num_steps"))
 def episodes(env, params, keys, choose, num_steps):
     """State before, observation, reward and action of each step, [B, T, ...], where `choose(state)` chooses arms."""
 
@@ -120,7 +120,7 @@ def test_linear_payoffs_follow_from_the_contexts_on_show():
     first, start = env.reset(key, params)
     observation, state = first, start
     rows, payoffs = [], []
-    step = quick_jit(env.step)
+    step = precise_jit(env.step)
     for t in range(10):
         arm = t % 3
         rows.append(np.asarray(observation[:12]).reshape(3, 4)[arm])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl.envs import make_env
 from memrl.errors import MemrlError
@@ -31,7 +31,7 @@ def follow(env, params, state, arms, seed=1):
         return state, (observation, reward, state)
 
     keys = jax.random.split(jax.random.key(seed), len(arms))
-    return quick_jit(lambda state: jax.lax.scan(step, state, (keys, jnp.array(arms))))(state)[1]
+    return precise_jit(lambda state: jax.lax.scan(step, state, (keys, jnp.array(arms))))(state)[1]
 
 
 def payoffs_by_hand(system, arms):
@@ -125,7 +125,7 @@ def test_the_system_stays_for_the_episode():
         state = env.step(key, state, jnp.int32(0), params)[1]
         return state, state
 
-    states = quick_jit(lambda s: jax.lax.scan(step, s, jax.random.split(jax.random.key(0), 8)))(state)[1]
+    states = precise_jit(lambda s: jax.lax.scan(step, s, jax.random.split(jax.random.key(0), 8)))(state)[1]
     theta = np.concatenate([state.system.theta[None], states.system.theta])
     np.testing.assert_array_equal((theta[1:] != theta[:-1]).all(1), np.arange(1, 9) % 3 == 0)
     np.testing.assert_array_equal(states.x[2::3], 0.0)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from env_rollout import assert_in_space
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl.envs import make_env
 from memrl.envs.base import Task
@@ -61,7 +61,7 @@ class Trace(NamedTuple):
     state: Any
 
 
-@partial(quick_jit, static_argnames=("env", "num_steps"))
+@partial(precise_jit, static_argnames=("env", "num_steps"))
 def trace(env, params, key, num_steps=60):
     first, state = env.reset(key, params)
 

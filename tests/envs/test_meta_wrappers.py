@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from env_rollout import assert_in_space
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl.envs import make_env
 from memrl.envs.base import Task
@@ -72,7 +72,7 @@ class Trace(NamedTuple):
     truncated: Any
 
 
-@partial(quick_jit, static_argnames=("env", "num_steps"))
+@partial(precise_jit, static_argnames=("env", "num_steps"))
 def trace(env, key, num_steps):
     params = env.default_params
     first, first_state = env.reset(key, params)
@@ -123,7 +123,7 @@ def test_size_of_the_matrix(size, features):
     keys = jax.random.split(jax.random.key(1), 2000)
     for orthogonal in (False, True):
         draw = jax.vmap(lambda key, o=orthogonal: draw_disguise(key, size, features, orthogonal=o).matrix)
-        matrices = np.asarray(quick_jit(draw)(keys))
+        matrices = np.asarray(precise_jit(draw)(keys))
         assert matrices.shape == (2000, features, size)
         np.testing.assert_allclose((matrices**2).mean(0), 2 / max(size, features), rtol=0.2)
         np.testing.assert_allclose(matrices.mean(0), 0.0, atol=0.12)
@@ -244,7 +244,7 @@ def test_meta_cartpole_is_disguise_and_trials_over_cartpole(limit):
         return (state, their_state), (ours, theirs, truncated)
 
     actions = jax.random.randint(jax.random.key(1), (200,), 0, 2)
-    ours, theirs, truncated = quick_jit(partial(jax.lax.scan, step))((state, made_state), actions)[1]
+    ours, theirs, truncated = precise_jit(partial(jax.lax.scan, step))((state, made_state), actions)[1]
     end = int(np.argmax(ours[3]))
     assert end == 14 if limit == 5 else 20 < end < 200
     assert not truncated.any()

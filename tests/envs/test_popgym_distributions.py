@@ -10,7 +10,7 @@ import pytest
 from mazelib import Maze
 from mazelib.generate.HuntAndKill import HuntAndKill
 from popgym_reference import make_ours, make_reference
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl.envs.popgym.labyrinth import entrances, hunt_and_kill
 from memrl.envs.popgym.minesweeper import _subset
@@ -19,7 +19,7 @@ SIGMAS = 4.5  # of the largest among some hundred frequencies
 
 
 def sample(function, count, seed=0):
-    return jax.tree.map(np.asarray, quick_jit(jax.vmap(function))(jax.random.split(jax.random.key(seed), count)))
+    return jax.tree.map(np.asarray, precise_jit(jax.vmap(function))(jax.random.split(jax.random.key(seed), count)))
 
 
 def assert_same_shares(ours, theirs):

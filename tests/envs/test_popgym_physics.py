@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from popgym_reference import DIFFICULTIES, Episode, assert_same, make_ours, make_reference
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl.envs.popgym.cartpole import CartPoleState
 from memrl.envs.popgym.pendulum import MAX_TORQUE, PendulumState
@@ -73,8 +73,8 @@ def _step(env, params, state, action):
     return state, Episode(observation, reward, terminated, env.is_truncated(state, params))
 
 
-STEP_MANY = quick_jit(jax.vmap(_step, in_axes=(None, None, 0, 0)), static_argnums=0)
-RUN = quick_jit(
+STEP_MANY = precise_jit(jax.vmap(_step, in_axes=(None, None, 0, 0)), static_argnums=0)
+RUN = precise_jit(
     lambda env, params, state, actions: jax.lax.scan(lambda s, a: _step(env, params, s, a), state, actions),
     static_argnums=0,
 )
@@ -138,7 +138,7 @@ def test_starts_are_spread_alike(family):
     reference = make_reference(family)
     count = 4000
     keys = jax.random.split(jax.random.key(0), count)
-    ours = values_of(quick_jit(jax.vmap(lambda key: env.reset_env(key, params)[1]))(keys))
+    ours = values_of(precise_jit(jax.vmap(lambda key: env.reset_env(key, params)[1]))(keys))
     theirs = np.stack([(reference.reset(seed=seed), np.array(reference.state))[1] for seed in range(count)])
     for i in range(ours.shape[1]):
         assert largest_gap(ours[:, i], theirs[:, i]) < critical_gap(count)
@@ -186,8 +186,8 @@ def test_noise_is_fresh():
     env, params = make_ours("NoisyPositionOnlyCartPoleHard")
     count = 2000
     keys, step_keys = jax.random.split(jax.random.key(0), (2, count))
-    first, state = quick_jit(jax.vmap(lambda k: env.reset(k, params)))(keys)
-    second = quick_jit(jax.vmap(lambda k, s: env.step(k, s, jnp.int32(0), params)[0]))(step_keys, state)
+    first, state = precise_jit(jax.vmap(lambda k: env.reset(k, params)))(keys)
+    second = precise_jit(jax.vmap(lambda k, s: env.step(k, s, jnp.int32(0), params)[0]))(step_keys, state)
     start = np.stack([state.x, state.x_dot, state.theta, state.theta_dot])
     noise = np.concatenate([(first - start[::2].T).T, (second - start[::2].T).T])
     between = np.corrcoef(np.concatenate([noise, start])) - np.eye(8)

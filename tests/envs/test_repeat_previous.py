@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl.envs import make_env
 from memrl.envs.popgym.deck import draw, full_deck
@@ -17,7 +17,7 @@ def easy():
     """Plays one episode: a jitted function of key and actions [51], giving cards [52] and rewards [51]."""
     env, params = make_env("popgym/RepeatPreviousEasy")
 
-    @quick_jit
+    @precise_jit
     def episode(key, actions):
         first, state = env.reset(key, params)
 
@@ -73,13 +73,13 @@ def test_a_draw_takes_one_card_that_is_there(counts, seed):
     assert np.array_equal(np.array(counts) - left, np.eye(4)[kind])
 
 
-DRAW = quick_jit(draw)
+DRAW = precise_jit(draw)
 
 
 def test_draws_are_in_proportion_to_what_is_left():
     count = 20_000
     counts = jnp.array([1, 0, 6, 3], jnp.int32)
-    kinds, _ = quick_jit(jax.vmap(draw, in_axes=(0, None)))(jax.random.split(jax.random.key(0), count), counts)
+    kinds, _ = precise_jit(jax.vmap(draw, in_axes=(0, None)))(jax.random.split(jax.random.key(0), count), counts)
     np.testing.assert_allclose(np.bincount(kinds, minlength=4) / count, [0.1, 0, 0.6, 0.3], atol=0.015)
 
 

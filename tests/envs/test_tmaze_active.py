@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from memory_episodes import play, refusal
-from quick import quick_jit
+from quick import precise_jit
 
 from memrl.envs.memory.tmaze import DOWN, LEFT, RIGHT, UP, TMazeActive, TMazeActiveParams
 
@@ -17,7 +17,7 @@ CUE_UP, CUE_DOWN, CORRIDOR, JUNCTION, UPPER_ARM, LOWER_ARM = range(6)
 LENGTH = 4
 
 
-@quick_jit
+@precise_jit
 def follow(actions, goal, params):
     """Places seen [T] and rewards [T] of one episode that takes `actions` [T]."""
     env = TMazeActive()
@@ -93,7 +93,7 @@ def test_best_memoryless_return_is_one_half():
     params = TMazeActiveParams(length=2)
     env = TMazeActive()
 
-    @quick_jit
+    @precise_jit
     def episode(policy, goal):
         observation, state = env.reset_env(jax.random.key(0), params)
         state = replace(state, goal=goal)
