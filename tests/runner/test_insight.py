@@ -175,7 +175,7 @@ def test_wide_states_are_played_less_often(monkeypatch):
 @pytest.mark.parametrize(
     ("env", "fields"),
     [
-        ("gymnax/Freeway-MinAtar", {}),  # pixels, more than are told one by one
+        ("gymnax/Breakout-MinAtar", {}),  # pixels, more than are told one by one
         ("memory/TMaze", {"trials": 2}),
         ("popgym/CountRecallEasy", {}),
         ("memory/TMaze", {"projection": 5}),
