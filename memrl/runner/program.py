@@ -45,7 +45,8 @@ def compile_chunk(
     host.
     """
     update = jax.jit(layout.over_seeds(update, seeds))  # jitted, so that both uses are one trace
-    shapes = jax.eval_shape(update, states)[1]
+    with layout.active():
+        shapes = jax.eval_shape(update, states)[1]
     # Metrics of one dtype share a buffer [LARGEST_CHUNK, M, S]: one kernel to compile in the place of M. The names of
     # dtypes have an order, dtypes do not: without it a second start may miss the compilation cache.
     dtypes = sorted({m.dtype.name for m in shapes.values()})
