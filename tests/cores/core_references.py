@@ -6,8 +6,8 @@ Such a file has a function `reference`: it takes the core's configuration, its p
     VARIANTS  hyperparameters to test besides the defaults, in slow tests
     BEFORE    name of the core in the layer before, where the core needs one; the two are then tested as a stack without
               norms and residuals, whose parameters and state the reference takes
-    SAME_AS   name of the core whose code it runs with other hyperparameters: of this one only the equations are tested
-              in CI, and the rest of the contract is a slow test
+    SAME_AS   name of the core whose code it runs, with other hyperparameters or beside attention: of this one only the
+              equations are tested in CI, and the rest of the contract is a slow test
     PERIOD    steps after which the core's function repeats, where it depends on the position in the sequence (chunks)
 """
 

@@ -4,6 +4,7 @@ from cores import neural_memory_reference
 from cores.references import window_attention
 from cores.references.common import rms_normed, silu
 
+SAME_AS = "titans"
 PERIOD = 12
 VARIANTS = [
     {"width": 5, "chunk_length": 3, "max_learning_rate": 0.5, "attention_window": 3, "heads": 2, "persistent": 2},
