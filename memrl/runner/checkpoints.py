@@ -7,6 +7,7 @@ A checkpoint is written to a temporary folder, made durable, and only then given
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ _PREFIX = "update_"
 _TEMPORARY = ".tmp_"
 _MANIFEST = "manifest.json"
 _STATE = "state"
+_METADATA_BYTES = 1 << 16
 
 
 class Restored(NamedTuple):
@@ -60,6 +62,7 @@ class Checkpoints:
         temporary = self.folder / f"{_TEMPORARY}{os.getpid()}_{update}"
         temporary.mkdir()
         try:
+            _check_space(temporary / "space", jax.tree.leaves(state))
             _write_state(temporary / _STATE, state)
             _write_manifest(temporary, state)
         except BaseException:
@@ -117,6 +120,19 @@ class Checkpoints:
 
 
 # Arrays, through Orbax. Its import takes a fifth of a second, hence inside the functions.
+
+
+def _check_space(path: Path, leaves: list[Any]) -> None:
+    """Raises `OSError` where the disk has no room for `leaves`, before Orbax's threads meet that one by one."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, sum(_plain_array(leaf).nbytes for leaf in leaves) + _METADATA_BYTES)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # what file systems that cannot tell answer
+                raise
+    path.unlink()
 
 
 def _write_state(path: Path, state: PyTree) -> None:
