@@ -22,11 +22,12 @@ from memrl.cores import core_name as name_of_core
 from memrl.cores import list_cores
 from memrl.envs import env_options, list_envs
 from memrl.errors import MemrlError, check, one_line, unknown_name
-from memrl.experiment import Experiment, seed_keys, with_cores, with_env
+from memrl.experiment import Experiment, experiment_to_json, seed_keys, with_cores, with_env
 from memrl.runner import Interrupted, RunOptions, load_saved, run
 from memrl.runner.compare import CompareOptions, Grid
 from memrl.runner.compare import compare as run_comparison
 from memrl.runner.evaluation import evaluate, summarise
+from memrl.runner.hosts import HostOptions, joined
 from memrl.runner.match import match_width
 from memrl.runner.play import RecordingOptions, play_random, play_run
 from memrl.runner.program import enable_compilation_cache
@@ -90,12 +91,13 @@ def train(arguments: list[str]) -> None:
         experiment = with_cores(experiment, core)
     if env is not None:
         experiment = with_env(experiment, env)
-    experiment, options, out = _parse_train(arguments, script, experiment)
+    experiment, options, hosts, out = _parse_train(arguments, script, experiment)
     assert script is not None  # without one, --help has ended the command
     enable_compilation_cache()
     names = "-".join(dict.fromkeys(map(name_of_core, experiment.cores)))
     gc.freeze()  # what is imported stays: no collection needs to look at it again
-    run(experiment, out or Path("runs") / f"{script.stem}-{names}", options, script)
+    with joined(hosts, task=f"{experiment_to_json(experiment)} {options.mesh}"):
+        run(experiment, out or Path("runs") / f"{script.stem}-{names}", options, script)
 
 
 def _first_look(arguments: list[str]) -> tuple[Path | None, str | None, str | None]:
@@ -152,7 +154,7 @@ def load_config(script: Path | None) -> Experiment:
 
 def _parse_train(
     arguments: list[str], script: Path | None, experiment: Experiment
-) -> tuple[Experiment, RunOptions, Path | None]:
+) -> tuple[Experiment, RunOptions, HostOptions, Path | None]:
     env_type = _options_of(experiment)
 
     @dataclasses.dataclass(frozen=True)
@@ -166,6 +168,7 @@ def _parse_train(
         experiment: Annotated[Experiment, tyro.conf.arg(name="")]
         env_options: Annotated[Any, tyro.conf.arg(name="env", constructor=env_type)]
         options: Annotated[RunOptions, tyro.conf.arg(name="")]
+        hosts: Annotated[HostOptions, tyro.conf.arg(name="")]
         core: Annotated[
             str | None,
             tyro.conf.arg(
@@ -179,12 +182,12 @@ def _parse_train(
         ] = None
         out: Annotated[Path | None, tyro.conf.arg(help="The run folder. runs/CONFIG-CORE when not given.")] = None
 
-    default = Train(script or Path("CONFIG"), experiment, env_type(), RunOptions())
+    default = Train(script or Path("CONFIG"), experiment, env_type(), RunOptions(), HostOptions())
     parsed = parse(Train, arguments, prog="memrl train", default=default)
     experiment = _with_options(parsed.experiment, experiment, parsed.env_options)
     if parsed.match is not None:
         experiment = match_width(experiment, parsed.match)
-    return experiment, parsed.options, parsed.out
+    return experiment, parsed.options, parsed.hosts, parsed.out
 
 
 def _options_of(experiment: Experiment) -> type:

@@ -62,7 +62,6 @@ class Checkpoints:
         temporary = self.folder / f"{_TEMPORARY}{os.getpid()}_{update}"
         temporary.mkdir()
         try:
-            _check_space(temporary / "space", jax.tree.leaves(state))
             _write_state(temporary / _STATE, state)
             _write_manifest(temporary, state)
         except BaseException:
@@ -122,31 +121,32 @@ class Checkpoints:
 # Arrays, through Orbax. Its import takes a fifth of a second, hence inside the functions.
 
 
-def _check_space(path: Path, leaves: list[Any]) -> None:
-    """Raises `OSError` where the disk has no room for `leaves`, before Orbax's threads meet that one by one."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with path.open("wb") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, sum(_plain_array(leaf).nbytes for leaf in leaves) + _METADATA_BYTES)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # what file systems that cannot tell answer
-                raise
-    path.unlink()
-
-
 def _write_state(path: Path, state: PyTree) -> None:
     import orbax.checkpoint as ocp
 
-    arrays = {name: _plain_array(leaf) for name, leaf in _stored(jax.tree.leaves(state)).items()}
+    arrays = {name: np.asarray(_plain(leaf)) for name, leaf in _stored(jax.tree.leaves(state)).items()}
+    _check_space(path.with_name("space"), sum(array.nbytes for array in arrays.values()) + _METADATA_BYTES)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
     except ValueError as error:  # TensorStore's, which quotes the system's
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def _check_space(path: Path, size: int) -> None:
+    """Raises `OSError` where the disk has no room for that many bytes: else each of Orbax's threads logs that."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the answers of file systems that cannot tell
+                raise
+    path.unlink()
 
 
 def _read_state(path: Path, like: PyTree) -> PyTree:
@@ -156,11 +156,22 @@ def _read_state(path: Path, like: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(like)
     names = dict.fromkeys(_stored(leaves), 0)
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         args = ocp.args.PyTreeRestore(item=names, restore_args=as_numpy)
         arrays = checkpointer.restore(path / _STATE, args=args)
     values = [arrays[_name(i)] if _name(i) in arrays else _empty(leaf) for i, leaf in enumerate(leaves)]
     return structure.unflatten([_placed(v, leaf) for v, leaf in zip(values, leaves, strict=True)])
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp
+
+    # Of several processes that train a run only one comes here: Orbax is not to wait for the others.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="memrl"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _stored(leaves: list[Any]) -> dict[str, Any]:
@@ -172,14 +183,12 @@ def _name(index: int) -> str:
     return f"{index:05d}"
 
 
-def _plain_array(leaf: Any) -> jax.Array | np.ndarray:
-    if _is_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+def _plain(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
 def _empty(like: Any) -> np.ndarray:
-    plain = jax.eval_shape(_plain_array, like)
+    plain = jax.eval_shape(_plain, like)
     return np.zeros(plain.shape, plain.dtype)
 
 

@@ -102,11 +102,12 @@ class Group:
             return states[0]
         joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
         numbers = {name: jnp.repeat(values, self.first.seeds) for name, values in self._numbers().items()}
-        varied = Varied(numbers, joined)
-        if self.layout.mesh is None:
-            return varied
         marks = Varied(jax.tree.map(lambda _: False, numbers), self.assembly.agent.has_environments(joined))
-        return jax.device_put(varied, self.layout.shardings(marks))
+        return self.layout.place(Varied(numbers, joined), marks)
+
+    def place(self, states: Any) -> Any:
+        """The train states of one experiment, which are on one device, where they belong."""
+        return self.layout.place(states, self.assembly.agent.has_environments(states))
 
     def part(self, states: Any, index: int) -> Any:
         """The train states of one experiment."""

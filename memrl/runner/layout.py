@@ -28,7 +28,10 @@ class Layout:
 
     def __str__(self) -> str:
         devices = f"{math.prod(self.sizes)} {jax.default_backend()} device"
-        return devices if self.mesh is None else f"{devices}s, data={self.sizes[0]}, seed={self.sizes[1]}"
+        if self.mesh is None:
+            return devices
+        hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        return f"{devices}s{hosts}, data={self.sizes[0]}, seed={self.sizes[1]}"
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -53,6 +56,10 @@ class Layout:
         of_seed, of_environment = (self._sharding(*axes) for axes in ((SEED,), (SEED, DATA)))
         return jax.tree.map(lambda marked: of_environment if marked else of_seed, has_environments)
 
+    def place(self, states: PyTree, has_environments: PyTree) -> PyTree:
+        """The states, which are on one device, where `shardings` says; of several processes all have the same."""
+        return states if self.mesh is None else jax.device_put(states, self.shardings(has_environments))
+
     @property
     def everywhere(self) -> Any:
         """Where each device has all; None without a mesh."""
@@ -62,7 +69,7 @@ class Layout:
         """All of the states on one device, of this process where there are several."""
         if self.mesh is None:
             return states
-        copies = jax.jit(lambda x: x, out_shardings=self.everywhere)(states)
+        copies = jax.jit(_same, out_shardings=self.everywhere)(states)
         return jax.tree.map(lambda x: x.addressable_data(0), copies)
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
@@ -71,6 +78,10 @@ class Layout:
 
     def _sharding(self, *axes: str) -> NamedSharding | None:
         return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(*axes))
+
+
+def _same(states: PyTree) -> PyTree:  # one function, so that it is compiled once
+    return states
 
 
 ONE_DEVICE = Layout()
@@ -90,10 +101,19 @@ def layout_of(experiment: Experiment, mesh: str | None, experiments: int = 1, *,
     """
     devices = jax.devices()
     seeds, parts = experiments * experiment.seeds, experiment.agent.parts
+    check(
+        not on_host or jax.process_count() == 1,
+        f"distributed with {experiment.env}, which runs on the host, expected an environment written in JAX",
+    )
     if mesh is None and on_host:
         return ONE_DEVICE
     if mesh is None:
         data, seed = _largest(len(devices), parts, seeds)
+        check(
+            jax.process_count() == 1 or data * seed == len(devices),
+            f"distributed over {len(devices)} devices: {seeds} seeds and {parts} parts of environments can use "
+            f"{data * seed} of them, expected all",
+        )
         return ONE_DEVICE if data * seed == 1 else _over(devices[: data * seed], data, seed)
     sizes = _parse(mesh)
     data, seed = sizes.get(DATA, 1), sizes.get(SEED, 1)

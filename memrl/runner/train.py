@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from memrl.errors import MemrlError
 from memrl.experiment import Experiment, experiment_to_json, seed_keys
+from memrl.runner import hosts
 from memrl.runner.checkpoints import Checkpoints
 from memrl.runner.console import Console, Watcher
 from memrl.runner.evaluation import Episodes, evaluate, summarise
@@ -65,15 +66,19 @@ def run(experiment: Experiment, path: Path, options: RunOptions = RunOptions(), 
     """
     total = experiment.num_updates * experiment.agent.steps_per_update
     with open_runs([Member(experiment, Path(path), options.resume)], options, script) as runs:
-        with Console(total, quiet=options.quiet) as console:
-            (failure,) = train_together(runs, options, console)
-        if failure:
-            raise failure
+        with Console(total, quiet=options.quiet or not runs.members) as console:
+            failures = train_together(runs, options, console)
+        for failure in failures:
+            if failure:
+                raise failure
     return Path(path)
 
 
 class Runs(NamedTuple):
-    """Runs of one program, and their folders, locked."""
+    """Runs of one program, and their folders, locked.
+
+    Where several processes train them, all but the first have neither members nor folders, and write nothing.
+    """
 
     group: Group
     members: Sequence[Member]
@@ -94,6 +99,7 @@ def open_runs(members: Sequence[Member], options: RunOptions, script: Path | Non
     jax.eval_shape(
         group.assembly.agent.init, jax.random.key(0)
     )  # sizes that do not fit show before anything is written
+    members = members if hosts.is_first() else ()
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(_open_folder(member, script)) for member in members]
         yield Runs(group, members, folders)
@@ -144,6 +150,15 @@ def _train_and_evaluate(runs: Runs, options: RunOptions, watcher: Watcher) -> li
     return [record.failure for record in records]
 
 
+class _Next(NamedTuple):
+    """What all processes do after a chunk; the first decides."""
+
+    signal: int  # that some process received, or 0
+    over: bool
+    save: bool
+    chunk: int  # updates
+
+
 def _train(runs: Runs, options: RunOptions, watcher: Watcher) -> tuple[list[Record], Any]:
     """From the start or the last checkpoints to the end; returns the records, and the group's states on one device."""
     group, experiment = runs.group, runs.group.first
@@ -170,7 +185,8 @@ def _train(runs: Runs, options: RunOptions, watcher: Watcher) -> tuple[list[Reco
             record = Record(member.experiment, folder, facts, update, member.resume, options.track)
             records.append(stack.enter_context(record))
         received = stack.enter_context(noted_signals())
-        while update < total and not all(record.failure for record in records):
+        over = update == total
+        while not over:
             count, began = min(chunk, total - update), time.monotonic()
             states, metrics = run_chunk(states, count)
             seconds = time.monotonic() - began
@@ -178,9 +194,12 @@ def _train(runs: Runs, options: RunOptions, watcher: Watcher) -> tuple[list[Reco
             for i, record in enumerate(records):
                 record.append(group.metrics_of(metrics, i), seconds / len(records))
             watcher.update(update * steps_per_update, metrics)
-            stopped = bool(received) and update < total and not all(record.failure for record in records)
-            now = time.monotonic()
-            if stopped or update == total or now - saved_at >= options.checkpoint_seconds:
+            wanted = max(1, min(LARGEST_CHUNK, int(options.chunk_seconds / max(seconds / count, 1e-6))))
+            due = time.monotonic() - saved_at >= options.checkpoint_seconds
+            over = update == total or (bool(records) and all(record.failure for record in records))
+            signal, over, save, chunk = _agree(_Next(received[0] if received else 0, over, due, wanted))
+            stopped = bool(signal) and not over
+            if stopped or save or update == total:
                 gathered = group.layout.gather(states)
                 for i, record in enumerate(records):
                     record.save(group.part(gathered, i))
@@ -188,21 +207,38 @@ def _train(runs: Runs, options: RunOptions, watcher: Watcher) -> tuple[list[Reco
                 saved_at = time.monotonic()
             if stopped:
                 watcher.message(f"stopped after update {update}; the same command with --resume continues")
-                raise Interrupted(received[0])
-            chunk = max(1, min(LARGEST_CHUNK, int(options.chunk_seconds / max(seconds / count, 1e-6))))
+                raise Interrupted(signal)
     return records, group.layout.gather(states)
+
+
+def _agree(mine: _Next) -> _Next:
+    rows = hosts.gather([int(x) for x in mine])
+    signal = next((int(row[0]) for row in rows if row[0]), 0)
+    _, over, save, chunk = map(int, rows[0])
+    return _Next(signal, bool(over), bool(save), chunk)
 
 
 def _restore(runs: Runs, watcher: Watcher) -> tuple[int, list[Any]]:
     """The updates done and the train states of each run: those of the newest checkpoint that all of them have."""
-    first = runs.group.first_states()
+    group = runs.group
+    first = group.first_states()
+    if not hosts.several():
+        found = _from_checkpoints(runs, first, watcher)
+        return found or (0, [first] * len(group.experiments))
+    here = group.layout.gather(first)
+    update, states = (_from_checkpoints(runs, here, watcher) or (0, [here])) if runs.members else (0, [here])
+    update = int(hosts.gather([update])[0, 0])
+    return update, [group.place(hosts.from_first(states[0])) if update else first]
+
+
+def _from_checkpoints(runs: Runs, like: Any, watcher: Watcher) -> tuple[int, list[Any]] | None:
     checkpoints = [Checkpoints(folder.checkpoints) for folder in runs.folders]
     if not any(m.resume and c.updates() for m, c in zip(runs.members, checkpoints, strict=True)):
-        return 0, [first] * len(checkpoints)
-    restored = [c.restore(first) for c in checkpoints]
+        return None
+    restored = [c.restore(like) for c in checkpoints]
     while len({r.update for r in restored}) > 1:
         oldest = min(r.update for r in restored)
-        restored = [c.restore(first, last=oldest) for c in checkpoints]
+        restored = [c.restore(like, last=oldest) for c in checkpoints]
     for skipped in (name for r in restored for name in r.skipped):
         watcher.message(f"damaged checkpoint skipped: {skipped}")
     watcher.message(f"resumed after update {restored[0].update}")
