@@ -20,6 +20,11 @@ def pytest_configure(config):
     _keep_compiled_programs(config)
 
 
+def pytest_collection_modifyitems(items):
+    """Files whose tests start processes come first: they take longest, and no worker should end alone with one."""
+    items.sort(key=lambda item: item.path.parent.name not in ("cli", "runner"))
+
+
 def _keep_compiled_programs(config):
     # Workers share one folder without a lock. Entries are named by a hash of program and compiler, and hold a
     # checksum: a worker that meets a half-written one gets this warning, and compiles for itself.

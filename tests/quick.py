@@ -1,6 +1,7 @@
 """Compiling for tests: programs that run once or twice on small arrays, so that compiling is what takes the time."""
 
 import functools
+import os
 from typing import Any
 
 import jax
@@ -14,3 +15,8 @@ precise_jit: Any = functools.partial(jax.jit, compiler_options=_UNOPTIMISED)
 
 quick_jit: Any = functools.partial(jax.jit, compiler_options=_UNOPTIMISED | _OLD_EMITTERS)
 """`jax.jit` without optimisations, whose numbers may be off by a few more roundings."""
+
+
+def quick_environment() -> dict[str, str]:
+    """The environment of a process whose programs need not be optimised."""
+    return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}

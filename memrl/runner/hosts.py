@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memrl.errors import MemrlError, check
+from memrl.errors import MemrlError, check, one_line
 from memrl.runner.signals import Interrupted
 from memrl.types import PyTree
 
@@ -187,14 +188,21 @@ class _Meeting:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        failed = error is not None and not isinstance(error, Interrupted)
-        if failed and not isinstance(error, MemrlError) and self._watcher is not None:
-            # Most likely another was lost, and JAX noticed first: the watcher will end this process.
-            self._watcher.join(SILENCE + _WORD_EVERY)
-        self._end(_reason(error) if error is not None and failed else None)
-        if not failed and self._watcher is not None:
+        if self._watcher is None:  # the others still wait to begin
+            self._end(_reason(error))
+            self._close()
+        elif error is None or isinstance(error, Interrupted):
+            self._end(None)
             self._watcher.join()  # process 0 may have more to do, and JAX's shutdown does not wait for long
             self._close()
+        else:
+            if not isinstance(error, MemrlError):
+                self._watcher.join(_WORD_EVERY)  # perhaps another was lost, and JAX noticed first
+            self._end(_reason(error))
+            line = one_line(error) if isinstance(error, Exception) else None
+            if line is None:
+                traceback.print_exception(error)
+            _exit(line, 1 if line is None else 2)
 
     def watch(self) -> None:
         """From here on, the loss of another ends this process."""
@@ -284,12 +292,9 @@ class _Meeting:
 
     def _abort(self, reason: str) -> None:
         """Ends this process, which may wait for one that is lost in a call that does not return."""
-        cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress display hides it
         with self._aborting:  # and never released: the first reason is the one to tell
             self._end(reason)
-            sys.stderr.write(f"{cursor}\rmemrl: {reason}\n")
-            sys.stderr.flush()
-            os._exit(2)
+            _exit(f"memrl: {reason}", 2)
 
     def _speak(self) -> None:
         while not self._leaving.wait(_WORD_EVERY):
@@ -341,7 +346,16 @@ class _Peer:
         self._connection.close()
 
 
-def _reason(error: BaseException) -> str:
+def _exit(line: str | None, code: int) -> None:
+    """Ends the process here and now: on the usual way out, JAX would wait for those that are lost."""
+    cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress display hides it
+    sys.stderr.write(cursor if line is None else f"{cursor}\r{line}\n" if cursor else f"{line}\n")
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _reason(error: BaseException | None) -> str:
     return str(error) if isinstance(error, MemrlError) else f"{type(error).__name__} {error}".strip()
 
 

@@ -58,7 +58,12 @@ class Layout:
 
     def place(self, states: PyTree, has_environments: PyTree) -> PyTree:
         """The states, which are on one device, where `shardings` says; of several processes all have the same."""
-        return states if self.mesh is None else jax.device_put(states, self.shardings(has_environments))
+        if self.mesh is None:
+            return states
+        shardings = self.shardings(has_environments)
+        if jax.process_count() == 1:
+            return jax.device_put(states, shardings)
+        return jax.jit(_same, out_shardings=shardings)(states)  # device_put reaches no other process's devices
 
     @property
     def everywhere(self) -> Any:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cores.core_references import reference_of
+from cores.core_references import ONE_OF_A_KIND
 from jaxprs import equations
 from probes import GRU, Erratic, Probe, Rewards, make_ppo
 from quick import quick_jit
@@ -62,7 +62,7 @@ def replay(network, states, transitions):
 
 @pytest.mark.parametrize(
     "core",
-    [pytest.param(core, marks=[pytest.mark.slow] if reference_of(core).same_as else []) for core in list_cores()],
+    [pytest.param(core, marks=[] if core in ONE_OF_A_KIND else [pytest.mark.slow]) for core in list_cores()],
 )
 def test_replay_equals_the_rollout(core):
     """Training from post-step memory states, or with resets a step off: ratios would not be one."""

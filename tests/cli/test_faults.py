@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quick import quick_environment
 
 from memrl.errors import MemrlError
 from memrl.runner import load_saved
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    environment = {**quick_environment(), "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     return subprocess.Popen(
         [sys.executable, "-m", "memrl", *arguments],
         cwd=folder,

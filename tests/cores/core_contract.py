@@ -241,7 +241,8 @@ class CoreContract:
     # 2. Episodes do not meet.
 
     @every_pattern
-    def test_packed_sequence_equals_its_episodes(self, case: Case, resets):
+    def test_packed_sequence_equals_its_episodes(self, some_case: Case, resets):
+        case = some_case
         weights = case.output_weights()
         packed = case.run(case.state, case.xs, resets, weights=weights)
         params = jax.tree.map(np.zeros_like, packed.gradients.params)

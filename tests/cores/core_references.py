@@ -24,6 +24,8 @@ from memrl.cores import core_name
 
 Reference = Callable[[Any, Any, Any, np.ndarray, np.ndarray], tuple[np.ndarray, Any]]
 FOLDER = Path(__file__).parent / "references"
+ONE_OF_A_KIND = ("gru", "s5", "gtrxl", "mamba2", "gated_deltanet", "titans")
+"""Cores that stand for all ways to compute, for what would take minutes with every core."""
 
 
 class CoreReference(NamedTuple):

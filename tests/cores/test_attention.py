@@ -10,6 +10,7 @@ from cores.numeric import assert_close, assert_finite, normal
 from flax import nnx
 from jax import lax
 from jaxprs import equations
+from quick import quick_jit
 
 from memrl import MemrlError, make_core
 from memrl.cores.attention import MASKED, Window, attend, look_back, rotate, weights_of_rows
@@ -94,8 +95,10 @@ def test_long_unroll_equals_steps(name):
     core = make_core(name, D, rngs=nnx.Rngs(0), **size)
     rng = np.random.default_rng(0)
     xs, resets = normal(rng, (T, B, D)), jnp.asarray(rng.random((T, B)) < 0.05)
-    whole = nnx.jit(type(core).unroll)(core, core.initial_state(B), xs, resets)
-    steps = lax.scan(lambda state, now: core.step(state, *now), core.initial_state(B), (xs, resets))
+    whole = quick_jit(core.unroll)(core.initial_state(B), xs, resets)
+    steps = quick_jit(lambda *inputs: lax.scan(lambda s, now: core.step(s, *now), core.initial_state(B), inputs))(
+        xs, resets
+    )
     assert_close(steps, whole, 2e-5)
 
 
@@ -140,7 +143,7 @@ def test_attention_maps(name):
     core: Any = make_core(name, D, rngs=nnx.Rngs(0), **{"memory" if name == "gtrxl" else "window": 5, "heads": 2})
     rng = np.random.default_rng(0)
     xs, resets = normal(rng, (T, B, D)), jnp.asarray(rng.random((T, B)) < 0.1).at[0].set(True)
-    weights = core.attention_map(xs, resets)
+    weights = quick_jit(core.attention_map)(xs, resets)
     assert weights.shape == (B, T, 2, T)
     assert_close(weights.sum(-1), jnp.ones((B, T, 2)), 1e-5)
     if name == "gtrxl":
@@ -148,7 +151,7 @@ def test_attention_maps(name):
         v, expected = core._keys_values(core.norm(jnp.swapaxes(xs, 0, 1)))[1], core.attention(view)
     else:
         v = core._heads_of(core.queries_and_rows(jnp.swapaxes(xs, 0, 1))[1])[1][:, :, 0]
-        expected = jnp.swapaxes(core.unroll(core.initial_state(B), xs, resets)[1], 0, 1)
+        expected = jnp.swapaxes(quick_jit(core.unroll)(core.initial_state(B), xs, resets)[1], 0, 1)
     means = jnp.einsum("bths,bshv->bthv", weights, v)
     assert_close(core.output(merge_heads(means)), expected, 2e-5)
 
@@ -158,7 +161,7 @@ def test_attention_maps_beside_a_memory(name):
     T = 9
     core: Any = make_core(name, D, rngs=nnx.Rngs(0), attention_window=3, width=4, chunk_length=4)
     xs, resets = normal(np.random.default_rng(0), (T, B, D)), jnp.arange(T)[:, None] == jnp.zeros((1, B), int)
-    weights = core.attention_map(xs, resets)
+    weights = quick_jit(core.attention_map)(xs, resets)
     age = np.arange(T)[:, None] - np.arange(T)
     seen = np.moveaxis(weights, 2, 1) > 0
     np.testing.assert_array_equal(seen, np.broadcast_to((age >= 0) & (age <= 3), seen.shape))

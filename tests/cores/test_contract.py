@@ -4,12 +4,13 @@ import functools
 
 import pytest
 from cores.core_contract import Case, CoreContract, D, assert_equals_reference, every_pattern
-from cores.core_references import FOLDER, reference_of, with_its_source
+from cores.core_references import FOLDER, ONE_OF_A_KIND, reference_of, with_its_source
 
 from memrl import StackConfig, core_config, list_cores
 from memrl.cores import build_core
 from memrl.networks import MemoryStack
 
+SLOW = [pytest.mark.slow]
 BARE = StackConfig(norm="none", residual="none")
 
 
@@ -45,13 +46,10 @@ def make_case(name: str, variant: int) -> Case:
     return Case(make, name=name, config=config, period=known.period)
 
 
-QUICK = {"gru", "s5", "gtrxl", "mamba2", "gated_deltanet", "titans"}  # one of each way to compute
-
-
 def only_some(parameters):
-    """Those of the quick cores; the others are slow, where what is tested depends on how a core computes."""
+    """Those of one core of a kind; the others are slow, where what is tested depends on how a core computes."""
     return [
-        p if p.id.rpartition("-")[0] in QUICK else pytest.param(*p.values, id=p.id, marks=[*p.marks, pytest.mark.slow])
+        pytest.param(*p.values, id=p.id, marks=[*p.marks, *([] if p.values[0][0] in ONE_OF_A_KIND else SLOW)])
         for p in parameters
     ]
 

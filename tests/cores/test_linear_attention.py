@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cores.numeric import assert_close
 from flax import nnx
+from quick import quick_jit
 
 from memrl import MemrlError, list_cores, make_core
 from memrl.cores.heads import default_heads
@@ -56,7 +57,7 @@ def test_default_heads_divide_the_width_and_are_not_narrow():
 @pytest.mark.parametrize("features", [1, 7])
 def test_odd_widths_have_defaults(name, features):
     core = make_core(name, features, rngs=nnx.Rngs(0))
-    _, y = core.step(core.initial_state(2), jnp.ones((2, features)), jnp.zeros(2, bool))
+    _, y = quick_jit(core.step)(core.initial_state(2), jnp.ones((2, features)), jnp.zeros(2, bool))
     assert y.shape == (2, features)
     assert jnp.isfinite(y).all()
 

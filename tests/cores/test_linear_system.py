@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from cores.numeric import assert_close
 from flax import nnx
+from quick import quick_jit
 
 from memrl import make_core
 from memrl.cores.hippo import legs, normal_spectrum
@@ -22,7 +23,7 @@ def response(core):
     """What each feature's system says to an impulse, [L, D], through the unroll: its kernel K_l = C A^l B."""
     core.skip[...] *= 0
     impulse = jnp.zeros((L, 1, D)).at[0].set(1)
-    _, ys = core.unroll(core.initial_state(1), impulse, jnp.zeros((L, 1), bool))
+    _, ys = quick_jit(core.unroll)(core.initial_state(1), impulse, jnp.zeros((L, 1), bool))
     return np.asarray(ys)[:, 0]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cores.numeric import assert_close, assert_finite, normal
 from flax import nnx
+from quick import quick_jit
 
 from memrl import MemrlError, make_core
 
@@ -68,7 +69,7 @@ def test_a_segment_sees_others_through_the_memory_alone():
     def last_output(xs):
         return jnp.sum(core.unroll(core.initial_state(B), xs, jnp.zeros((T, B), bool))[1][7])
 
-    slopes = np.abs(jax.jit(jax.grad(last_output))(xs)).max((1, 2))
+    slopes = np.abs(quick_jit(jax.grad(last_output))(xs)).max((1, 2))
     assert (slopes[4:8] > 1e-4).all()
     assert (slopes[[0, 1, 2, 3, 8]] < 1e-12).all()
 
@@ -82,7 +83,7 @@ def test_what_was_poisoned_before_a_reset_reaches_no_gradient_of_rows_that_wait(
     fresh = core.initial_state(B)
     phase = jnp.array([0, 3], jnp.int32)  # segments of 4 and 2 steps, and of 1, 4 and 1
 
-    @jax.jit
+    @quick_jit
     def gradients(value):
         state = jax.tree.map(lambda x: jnp.full_like(x, value) if x.dtype == jnp.float32 else x, fresh)
         memory = state.memory._replace(memory=state.memory.memory._replace(phase=phase))

@@ -52,7 +52,11 @@ FAMILIES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "popgym/PositionOnlyPendulumEasy": ([{}], limit),
     "popgym/NoisyPositionOnlyPendulumEasy": ([{}], limit | sigma),
 }
-CASES = [(name, shapes) for name, (variants, _) in FAMILIES.items() for shapes in variants]
+CASES = [
+    pytest.param(name, shapes, marks=[pytest.mark.slow] if i else [], id=f"{name}-{shapes}")
+    for name, (variants, _) in FAMILIES.items()
+    for i, shapes in enumerate(variants)
+]
 
 
 def test_every_family_is_here():
@@ -60,7 +64,7 @@ def test_every_family_is_here():
     assert {type(make_env(name)[0]) for name in own} == {type(make_env(name)[0]) for name in FAMILIES}
 
 
-@pytest.mark.parametrize(("name", "shapes"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "shapes"), CASES)
 def test_random_play(name, shapes):
     @settings(deadline=None, max_examples=5)
     @given(st.fixed_dictionaries(FAMILIES[name][1]), st.integers(0, 2**31 - 1))

@@ -18,7 +18,7 @@ from memrl.spaces import Box, Discrete
 T, P, G, GROUPS = 12, 7, 3, 2
 B = G * GROUPS
 SMALL = NetworkConfig(features=8, encoder_sizes=(), head_sizes=(8,))
-IN_CI = ("gru", "s5", "gtrxl", "gated_deltanet", "titans")
+IN_CI = ("gru", "s5", "titans")
 
 
 def observations():

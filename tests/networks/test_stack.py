@@ -9,6 +9,7 @@ import pytest
 from cores.numeric import assert_close, exact, normal
 from cores.references.common import affine, gelu, sigmoid
 from flax import nnx
+from quick import quick_jit
 
 from memrl import MemrlError, StackConfig, core_config, make_core
 from memrl.cores.gate import Gate
@@ -118,9 +119,9 @@ def test_metrics_of_the_layers_are_the_stacks():
     assert stack.metrics == ("inner_loss",)
     initial, xs, losses = stack.initial_state(B), jnp.asarray(XS), []
     for layer, state in zip(stack.layers, initial, strict=True):
-        _, xs, extras = layer.core.unroll_with_extras(state, xs, RESETS)
+        _, xs, extras = quick_jit(layer.core.unroll_with_extras)(state, xs, RESETS)
         losses += extras.metrics.values()
-    _, _, extras = stack.unroll_with_extras(initial, jnp.asarray(XS), RESETS)
+    _, _, extras = quick_jit(stack.unroll_with_extras)(initial, jnp.asarray(XS), RESETS)
     assert len(losses) == 2
     assert_close(extras.metrics, {"inner_loss": np.mean(losses)}, 1e-5)
 

@@ -255,7 +255,11 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize(("env", "fields"), SPACES.values(), ids=SPACES)
+@pytest.mark.parametrize(
+    ("env", "fields"),
+    [pytest.param(*space, id=name, marks=[] if name in ("dict", "box action") else [pytest.mark.slow])
+     for name, space in SPACES.items()],
+)  # fmt: skip
 def test_all_spaces(tmp_path, env, fields):
     saved = untrained(env, **fields)
     export_policy(saved, tmp_path / "policy")

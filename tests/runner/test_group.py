@@ -57,7 +57,7 @@ def trained(experiments, updates=3):
     ("config", "values"),
     [
         (PPOConfig(**SIZES), PPO),
-        (GRPOConfig(**SIZES, group_size=4, unfinished="count"), GRPO),
+        pytest.param(GRPOConfig(**SIZES, group_size=4, unfinished="count"), GRPO, marks=pytest.mark.slow),
     ],
     ids=["ppo", "grpo"],
 )

@@ -1,6 +1,5 @@
 """Several processes train one run as one process would, and notice when one of them is lost."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quick import quick_environment
 
 from memrl.errors import MemrlError
 from memrl.runner.checkpoints import Checkpoints
@@ -159,7 +159,7 @@ def alone(folder: Path) -> Path:
 
 
 def start(folder: Path, processes: int, *arguments: str) -> list[subprocess.Popen[str]]:
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "XLA_FLAGS": ""}
+    environment = {**quick_environment(), "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     where = ["--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes), "--process"]
     return [
         subprocess.Popen(

@@ -177,8 +177,8 @@ def test_wide_states_are_played_less_often(monkeypatch):
     [
         ("gymnax/Breakout-MinAtar", {}),  # pixels, more than are told one by one
         ("memory/TMaze", {"trials": 2}),
-        ("popgym/CountRecallEasy", {}),
-        ("memory/TMaze", {"projection": 5}),
+        pytest.param("popgym/CountRecallEasy", {}, marks=pytest.mark.slow),
+        pytest.param("memory/TMaze", {"projection": 5}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
