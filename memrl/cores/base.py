@@ -92,6 +92,9 @@ Linear = partial(nnx.Linear, promote_dtype=_follow_input)
 Kernels start LeCun-normal and biases at zero, wherever a paper has no start of its own.
 """
 
+Conv = partial(nnx.Conv, promote_dtype=_follow_input)
+"""`flax.nnx.Conv` with float32 parameters that computes in the dtype of its input."""
+
 LayerNorm = partial(nnx.LayerNorm, promote_dtype=_follow_input)
 """`flax.nnx.LayerNorm` with float32 parameters and statistics whose output has the dtype of its input."""
 

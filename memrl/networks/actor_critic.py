@@ -33,6 +33,8 @@ class NetworkConfig(Config):
     """Widths of the hidden layers of the policy's and of the value's head."""
     activation: Activation = "relu"
     """Nonlinearity of encoder and heads."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in. Parameters, recurrent state, outputs and optimiser are float32 in any case."""
     critic: Literal["shared", "separate"] = "shared"
     """Whether the value shares encoder and memory with the policy."""
     stack: StackConfig = StackConfig()
@@ -142,7 +144,7 @@ class Torso(nnx.Module):
 
     def __init__(self, space: Space, cores: Sequence[CoreConfig], config: NetworkConfig, *, rngs: nnx.Rngs):
         sizes = (*config.encoder_sizes, config.features)
-        self.encoder = Encoder(space, sizes, config.activation, rngs=rngs)
+        self.encoder = Encoder(space, sizes, config.activation, config.precision, rngs=rngs)
         self.memory = MemoryStack(config.features, cores, config.stack, rngs=rngs)
 
     def run(self, mode: str, state: State, observation: Observation, reset: Array) -> tuple[State, Array, Metrics]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from memrl.cores.base import orthogonal
+from memrl.cores.base import Conv, orthogonal
 from memrl.errors import MemrlError
 from memrl.networks.layers import Activation, Dense, activation_function
 from memrl.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
@@ -18,17 +18,27 @@ class Encoder(nnx.Module):
     """Encodes observations with any leading axes, [B, ...] or [T, B, ...], as D features.
 
     Vectors enter as they are, discrete values as one-hot vectors, images [H, W, channels] through convolutions; the
-    parts of a dict or tuple space are concatenated, and dense layers follow.
+    parts of a dict or tuple space are concatenated, and dense layers follow. The features have dtype `precision`, in
+    which all is computed.
     """
 
-    def __init__(self, space: Space, sizes: Sequence[int], activation: Activation, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        space: Space,
+        sizes: Sequence[int],
+        activation: Activation,
+        precision: str = "float32",
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.dtype = jnp.dtype(precision)
         self.parts = nnx.List([_make_part(leaf, activation, rngs) for leaf in _leaves(space)])
         self.dense = Dense(sum(part.outputs for part in self.parts), sizes, activation, rngs=rngs)
 
     def __call__(self, observation: Observation) -> Array:
         """Features [..., D]."""
         leaves = jax.tree.leaves(observation)
-        parts = [part(x) for part, x in zip(self.parts, leaves, strict=True)]
+        parts = [part(x, self.dtype) for part, x in zip(self.parts, leaves, strict=True)]
         return self.dense(parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1))
 
 
@@ -60,10 +70,9 @@ class Flat(nnx.Module):
         self.rank = len(space.shape)
         self.outputs = math.prod(space.shape)
 
-    def __call__(self, x: Array) -> Array:
-        """[..., *shape] to [..., outputs] float."""
-        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
-        return x.reshape(*x.shape[: x.ndim - self.rank], self.outputs)
+    def __call__(self, x: Array, dtype: jnp.dtype) -> Array:
+        """[..., *shape] to [..., outputs]."""
+        return x.astype(dtype).reshape(*x.shape[: x.ndim - self.rank], self.outputs)
 
 
 class OneHot(nnx.Module):
@@ -73,10 +82,10 @@ class OneHot(nnx.Module):
         self.sizes, self.scalar = sizes, scalar
         self.outputs = sum(sizes)
 
-    def __call__(self, x: Array) -> Array:
-        """[...] (one value) or [..., len(sizes)] to [..., outputs] float32."""
+    def __call__(self, x: Array, dtype: jnp.dtype) -> Array:
+        """[...] (one value) or [..., len(sizes)] to [..., outputs]."""
         x = x[..., None] if self.scalar else x
-        return jnp.concatenate([jax.nn.one_hot(x[..., i], n) for i, n in enumerate(self.sizes)], -1)
+        return jnp.concatenate([jax.nn.one_hot(x[..., i], n, dtype=dtype) for i, n in enumerate(self.sizes)], -1)
 
 
 class Image(nnx.Module):
@@ -92,7 +101,7 @@ class Image(nnx.Module):
         convolutions = []
         for outputs, size, stride in layers:
             convolutions.append(
-                nnx.Conv(
+                Conv(
                     channels,
                     outputs,
                     (size, size),
@@ -108,10 +117,10 @@ class Image(nnx.Module):
         self.activation = activation_function(activation)
         self.outputs = height * width * channels
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, dtype: jnp.dtype) -> Array:
         """[..., H, W, channels] to [..., outputs]."""
         leading = x.shape[:-3]
-        x = x.astype(jnp.float32) / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(jnp.float32)
+        x = x.astype(dtype) / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(dtype)
         x = x.reshape(-1, *x.shape[-3:])
         for convolution in self.convolutions:
             x = self.activation(convolution(x))

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+import jax
 from flax import nnx
 
 from memrl.config import Config
@@ -34,6 +35,8 @@ class StackConfig(Config):
     """Hidden width of a feed-forward sublayer after each core; 0 for none."""
     gate_bias: float = 2.0
     """Bias of GTrXL's gate towards the identity."""
+    recompute: bool = False
+    """Compute each layer again for its gradients, rather than keep what is in it for the whole sequence."""
 
     def check(self) -> None:
         """Raises `MemrlError` for impossible sizes."""
@@ -55,6 +58,7 @@ class MemoryStack(MemoryCore):
             read = None if source is None else self.layers[source].core
             self.layers.append(Layer(features, core, read, config, rngs=rngs))
         self.norm = _make_norm(features, config, rngs)
+        self.recompute = config.recompute
 
     @property
     def parallel(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -82,7 +86,8 @@ class MemoryStack(MemoryCore):
         states, extras = [], []
         for layer, source, layer_state in zip(self.layers, self.sources, state, strict=True):
             read = None if source is None else extras[source].readout
-            layer_state, xs, extra = layer(layer_state, xs, resets, read)
+            run = jax.checkpoint(layer.__call__) if self.recompute else layer
+            layer_state, xs, extra = run(layer_state, xs, resets, read)
             states.append(layer_state)
             extras.append(extra)
         ys = self.norm(xs)

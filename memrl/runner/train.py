@@ -125,15 +125,30 @@ def train_together(runs: Runs, options: RunOptions, watcher: Watcher) -> list[Me
 
     Raises:
         Interrupted: after SIGINT or SIGTERM; the states are saved.
-        MemrlError: where the system refuses to write.
+        MemrlError: where the system refuses to write, or the device has too little memory.
     """
     try:
         return _train_and_evaluate(runs, options, watcher)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MemrlError(_out_of_memory(runs.group)) from error
     except OSError as error:
         raise MemrlError(
             f"{error.filename or runs.folders[0].path}: {error.strerror or error}; what was written before is whole, "
             "and the run can be resumed"
         ) from error
+
+
+def _out_of_memory(group: Group) -> str:
+    agent, config = group.assembly.agent, group.first.agent
+    sizes = sizes_of(agent, jax.eval_shape(jax.vmap(agent.init), seed_keys(group.first)))
+    return (
+        f"out of memory on {group.layout}: train state {size_text(sizes.train_state)} and rollout "
+        f"{size_text(sizes.rollout)} for each of {group.seeds} seeds, and several times that while it learns; lower "
+        f"agent.num_envs, which is {config.num_envs}, agent.num_steps, which is {config.num_steps}, seeds or "
+        "network.features"
+    )
 
 
 def _train_and_evaluate(runs: Runs, options: RunOptions, watcher: Watcher) -> list[MemrlError | None]:

@@ -194,6 +194,16 @@ def test_an_inner_loop_that_diverges_is_named(folder: Path):
     assert not np.isfinite(read_metrics(folder / "inner" / "metrics.csv")["inner_loss"][-1]).all()
 
 
+def test_too_little_memory_says_what_to_lower(folder: Path):
+    """A rollout of 400 GiB."""
+    large = ["--agent.num-steps", "100000000", "--total-steps", "1600000000"]
+    code, _, error = finish(start(folder, *COMMAND, "--out", "large", *large))
+    assert code == 2, error
+    assert error.startswith("memrl: out of memory on 1 cpu device: train state ")
+    assert "lower agent.num_envs, which is 8, agent.num_steps, which is 100000000, seeds or network.features" in error
+    assert error.count("\n") == 1, error
+
+
 def test_a_prefix_that_is_not_shared_is_named(folder: Path):
     """What a cart-pole shows depends on what was done, from the second step on."""
     code, _, error = finish(start(folder, "train", "grpo.py", "--quiet", "--out", "prefix"))

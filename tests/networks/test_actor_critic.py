@@ -159,3 +159,31 @@ def test_new_parameters_of_seeds_factorise_one_matrix_at_a_time():
     factorised = [e.outvars[0].aval.ndim for e in equations(jaxpr) if e.primitive.name == "qr"]
     assert len(factorised) > 6
     assert set(factorised) == {2}
+
+
+IMAGE = Box(0, 255, (6, 6, 2))
+
+
+@pytest.mark.parametrize("space", [VECTOR, IMAGE], ids=["vector", "image"])
+def test_bfloat16_computes_all_of_it_and_keeps_nothing(space):
+    """Every product has bfloat16 operands; parameters, state and outputs are float32, and about the same."""
+    config = NetworkConfig(precision="bfloat16", **SMALL)
+    rough = ActorCritic(space, Discrete(4), [core_config("gru")], config, rngs=nnx.Rngs(0))
+    fine = make(space=space)
+    xs = normal(np.random.default_rng(0), (T, B, *space.shape))
+    assert {x.dtype for x in jax.tree.leaves((nnx.state(rough), rough.initial_state(B)))} == {jnp.dtype(jnp.float32)}
+    (state, (logits, value)), (other, outputs) = (unroll(n, n.initial_state(B), xs, RESETS) for n in (rough, fine))
+    assert {x.dtype for x in jax.tree.leaves((state, logits, value))} == {jnp.dtype(jnp.float32)}
+    assert_close((state, (logits, value)), (other, outputs), 0.03)
+    assert (value != outputs[1]).all()
+    graphdef, params = nnx.split(rough)
+    for program, of in (("step", (xs[0], RESETS[0])), ("unroll", (xs, RESETS))):
+        run = getattr(nnx.merge(graphdef, params), program)
+        products = [
+            equation
+            for equation in equations(jax.make_jaxpr(lambda *x, run=run: run(rough.initial_state(B), *x))(*of).jaxpr)
+            if equation.primitive.name in ("dot_general", "conv_general_dilated")
+        ]
+        float32 = [p for p in products if all(x.aval.dtype == jnp.float32 for x in p.invars)]
+        assert len(float32) <= 1, "the recurrent product of the float32 state, and no other"
+        assert len(products) > 5

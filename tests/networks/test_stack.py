@@ -195,3 +195,22 @@ def test_errors_name_the_field(config, says):
     with pytest.raises(MemrlError) as error:
         StackConfig(**config)
     assert str(error.value) == says
+
+
+@pytest.mark.parametrize("cores", [("gru",), ("gated_deltanet", "gru"), ("s5", "gmu"), ("titans",)], ids=str)
+def test_layers_that_are_computed_again_are_the_same_and_keep_less(cores):
+    params = nnx.state(make(*cores, feed_forward=4), nnx.Param)
+
+    def gradients(recompute):
+        graphdef = nnx.graphdef(make(*cores, feed_forward=4, recompute=recompute))
+
+        def loss(params):
+            stack = nnx.merge(graphdef, params)
+            return jnp.sum(jnp.sin(stack.unroll(stack.initial_state(B), jnp.asarray(XS), RESETS)[1]))
+
+        kept = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+        return quick_jit(jax.value_and_grad(loss))(params), sum(x.size for x in jax.tree.leaves(kept))
+
+    (again, few), (plain, many) = gradients(True), gradients(False)
+    assert_close(again, plain, 5e-5)  # what is computed again is fused otherwise, and gradients are sums that cancel
+    assert few < 0.8 * many
